@@ -1,0 +1,232 @@
+// Package broker is jobrelay's access to NATS JetStream, and the only package
+// that imports nats.go: the topology, the logs and the append rule, requests,
+// the ledger, schedules and consumers.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Errors that callers decide by.
+var (
+	// ErrConflict means that somebody else wrote first: read again, decide again.
+	ErrConflict = errors.New("somebody else wrote first")
+	// ErrNotFound means that there is no such message.
+	ErrNotFound = errors.New("not found")
+)
+
+// Bounds of the client.
+const (
+	publishTimeout = 5 * time.Second  // wait for one PubAck
+	requestTimeout = 5 * time.Second  // wait for one answer of the JetStream API
+	maxPending     = 4096             // publishes without a PubAck yet
+	reconnectWait  = time.Second      // between tries at a server
+	waitNotice     = 10 * time.Second // between lines that say what is waited for
+)
+
+// Config says where NATS is and what may be done to it. Its tags make it flags
+// of every service.
+type Config struct {
+	URL      string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
+	Topology Mode   `name:"topology" enum:"create,verify" default:"create" help:"Streams and consumers: create makes or updates them at start, verify only checks them."`
+	Replicas int    `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`
+
+	// Role is the process's kind: its connection name and its inbox prefix.
+	Role string `kong:"-"`
+}
+
+// Broker is one connection to NATS. Its methods may be called at once by any
+// number of goroutines.
+type Broker struct {
+	conn    *nats.Conn
+	js      jetstream.JetStream
+	log     zerolog.Logger
+	streams map[string]jetstream.Stream
+}
+
+// Open connects, waiting for a server as long as ctx lives and saying so, and
+// creates or checks the topology. Its error is final: a bad address, a refused
+// login, or a *TopologyError.
+func Open(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
+	b := &Broker{log: log, streams: map[string]jetstream.Stream{}}
+	if err := b.dial(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := b.prepare(ctx, cfg); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Broker) dial(ctx context.Context, cfg Config) error {
+	var err error
+	b.conn, err = nats.Connect(cfg.URL,
+		nats.Name("jobrelay-"+cfg.Role), nats.CustomInboxPrefix("_INBOX_"+cfg.Role),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
+		// A publish while disconnected fails at once: buffered, it would go
+		// out after its caller has decided otherwise.
+		nats.ReconnectBufSize(-1),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				b.log.Warn().Err(err).Msg("NATS connection lost, reconnecting")
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info().Msg("NATS connected") }),
+		// A denied publish never comes back as a reply: without this line a
+		// wrong permission looks like a slow server.
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			b.log.Error().Err(err).Msg("NATS reported an error")
+		}),
+	)
+	if err != nil {
+		return fmt.Errorf("NATS: %w; set JOBRELAY_NATS_URL to an address like nats://nats:4222", err)
+	}
+	notice := time.NewTicker(waitNotice)
+	defer notice.Stop()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for said := false; !b.conn.IsConnected(); {
+		if !said {
+			b.log.Info().Str("address", redacted(cfg.URL)).Msg("waiting for NATS")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			b.conn.Close()
+			return fmt.Errorf("NATS at %s did not answer: %w", redacted(cfg.URL), context.Cause(ctx))
+		case <-notice.C:
+			said = false
+		case <-poll.C:
+		}
+	}
+	b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithDefaultTimeout(requestTimeout))
+	return err
+}
+
+func (b *Broker) prepare(ctx context.Context, cfg Config) error {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := b.ensure(ctx, cfg)
+		var wrong *TopologyError
+		if errors.As(err, &wrong) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
+		b.log.Warn().Err(err).Msg("waiting for JetStream")
+	}))
+	return err
+}
+
+func (b *Broker) ensure(ctx context.Context, cfg Config) error {
+	if cfg.Topology == Verify {
+		if err := VerifyTopology(ctx, b.js); err != nil {
+			return err
+		}
+	} else if _, err := ApplyTopology(ctx, b.js, max(cfg.Replicas, 1)); err != nil {
+		return err
+	}
+	for _, s := range Topology(1) {
+		stream, err := b.js.Stream(ctx, s.Name)
+		if err != nil {
+			return streamError(s.Name, err)
+		}
+		b.streams[s.Name] = stream
+	}
+	return nil
+}
+
+// Connected reports whether a server is there now.
+func (b *Broker) Connected() bool { return b.conn.IsConnected() }
+
+// Ready is nil while a server is there.
+func (b *Broker) Ready() error {
+	if !b.Connected() {
+		return errors.New("NATS is not connected")
+	}
+	return nil
+}
+
+// JetStream is the client itself, for operators' commands and tests.
+func (b *Broker) JetStream() jetstream.JetStream { return b.js }
+
+// Close ends the connection. Consumers must have ended before.
+func (b *Broker) Close() { b.conn.Close() }
+
+// publish returns the stream sequence after the PubAck, ErrConflict where an
+// expectation was not met, or an error after which it is unknown whether the
+// message was stored.
+func (b *Broker) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
+	future, err := b.js.PublishMsgAsync(m, opts...)
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: %w", m.Subject, err)
+	}
+	timeout := time.NewTimer(publishTimeout)
+	defer timeout.Stop()
+	select {
+	case ack := <-future.Ok():
+		return ack.Sequence, nil
+	case err := <-future.Err():
+		if isConflict(err) {
+			return 0, ErrConflict
+		}
+		return 0, fmt.Errorf("publish %s: %w", m.Subject, err)
+	case <-timeout.C:
+		return 0, fmt.Errorf("publish %s: no acknowledgement in %s", m.Subject, publishTimeout)
+	case <-ctx.Done():
+		return 0, fmt.Errorf("publish %s: %w", m.Subject, context.Cause(ctx))
+	}
+}
+
+// codeWrongLastSequenceConstant is a replicated stream's way to say 10071
+// (JSErrCodeStreamWrongLastSequence).
+const codeWrongLastSequenceConstant jetstream.ErrorCode = 10164
+
+func isConflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == codeWrongLastSequenceConstant)
+}
+
+// last is the last message on a subject, which may hold wildcards.
+func (b *Broker) last(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
+	m, err := b.streams[stream].GetLastMsgForSubject(ctx, subject)
+	return m, getError(subject, err)
+}
+
+func getError(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return fmt.Errorf("%s: %w", what, ErrNotFound)
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// redacted is an address without its password.
+func redacted(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		return u.Redacted()
+	}
+	return "the configured address"
+}
+
+// OpenAdmin connects without looking at the topology, for an operator's
+// commands: a server that does not answer at once is an error.
+func OpenAdmin(ctx context.Context, address string, log zerolog.Logger) (*Broker, error) {
+	b := &Broker{log: log}
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("no answer; is it running, and is JOBRELAY_NATS_URL right?"))
+	defer cancel()
+	return b, b.dial(ctx, Config{URL: address, Role: "operator"})
+}

@@ -1,0 +1,470 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
+	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+)
+
+const patience = 30 * time.Second
+
+func server(t *testing.T) *natsd.Server {
+	t.Helper()
+	s, err := natsd.Start(t.Context(), natsd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func open(t *testing.T, s *natsd.Server) *broker.Broker {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	b, err := broker.Open(ctx, broker.Config{URL: s.URL(), Role: "test", Topology: broker.Create}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
+func newEvent(t *testing.T, logKey string, data proto.Message) event.Event {
+	t.Helper()
+	e, err := event.New(logKey, event.SourceOfNamespace("default", "default"), "id", 0, time.Now().UTC(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestTopologyIsAppliedOnceAndVerified(t *testing.T) {
+	b := open(t, server(t))
+	changes, err := broker.ApplyTopology(t.Context(), b.JetStream(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range changes {
+		if c.Action != "unchanged" {
+			t.Errorf("a second apply: %+v", c)
+		}
+	}
+	if want := len(broker.Topology(1)) + len(broker.Consumers()); len(changes) != want {
+		t.Errorf("%d changes, want %d", len(changes), want)
+	}
+	if err := broker.VerifyTopology(t.Context(), b.JetStream()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVerifyNamesAllThatIsMissing(t *testing.T) {
+	s := server(t)
+	_, err := broker.Open(t.Context(), broker.Config{URL: s.URL(), Role: "test", Topology: broker.Verify}, zerolog.Nop())
+	var wrong *broker.TopologyError
+	if !errors.As(err, &wrong) || len(wrong.Problems) != len(broker.Topology(1))+len(broker.Consumers()) {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.Contains(err.Error(), "jobrelay topology apply") {
+		t.Errorf("%v says not what to do", err)
+	}
+}
+
+func TestApplyKeepsTheOperatorsLimitsAndMendsTheRest(t *testing.T) {
+	b := open(t, server(t))
+	js := b.JetStream()
+	stream, err := js.Stream(t.Context(), broker.StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := stream.CachedInfo().Config
+	cfg.MaxAge, cfg.MaxBytes, cfg.AllowDirect = 40*24*time.Hour, 1<<30, false
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.VerifyTopology(t.Context(), js); err == nil || !strings.Contains(err.Error(), "EVENTS has direct get false") {
+		t.Errorf("verify: %v", err)
+	}
+	if _, err := broker.ApplyTopology(t.Context(), js, 1); err != nil {
+		t.Fatal(err)
+	}
+	stream, err = js.Stream(t.Context(), broker.StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stream.CachedInfo().Config; got.MaxAge != cfg.MaxAge || got.MaxBytes != cfg.MaxBytes || !got.AllowDirect {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestIncompatibleStreamsAreRefused(t *testing.T) {
+	for name, cfg := range map[string]jetstream.StreamConfig{
+		"REQUESTS has retention WorkQueue": {Name: "REQUESTS", Subjects: []string{"requests.*"}, Retention: jetstream.WorkQueuePolicy},
+		"LEDGER has storage Memory":        {Name: "LEDGER", Subjects: []string{"ledger.callback.*"}, Storage: jetstream.MemoryStorage},
+		"overlap":                          {Name: "MINE", Subjects: []string{"events.>"}},
+		"EVENTS keeps 240h0m0s":            {Name: "EVENTS", Subjects: []string{"events.*.*.*"}, MaxAge: 240 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := server(t)
+			admin, err := broker.OpenAdmin(t.Context(), s.URL(), zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer admin.Close()
+			if _, err := admin.JetStream().CreateStream(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			_, err = broker.Open(t.Context(), broker.Config{URL: s.URL(), Role: "test", Topology: broker.Create}, zerolog.Nop())
+			var wrong *broker.TopologyError
+			if !errors.As(err, &wrong) || !strings.Contains(err.Error(), name) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAppendGivesALogWithoutGaps(t *testing.T) {
+	b := open(t, server(t))
+	key := event.Key("id")
+	tail, err := b.Tail(t.Context(), "a.b", key)
+	if err != nil || !tail.Empty() {
+		t.Fatalf("%+v %v", tail, err)
+	}
+	for n, d := range []proto.Message{&jobsv1.JobStarted{JobId: "u"}, &jobsv1.PodStarted{JobId: "u"}, &jobsv1.JobCompleted{JobId: "u"}} {
+		e := newEvent(t, key, d)
+		if tail, err = b.Append(t.Context(), "a.b", tail, e); err != nil {
+			t.Fatal(err)
+		}
+		read, err := b.Tail(t.Context(), "a.b", key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tail, read, protocmp.Transform()); diff != "" || tail.Last.Sequence != n {
+			t.Errorf("event %d:\n%s", n, diff)
+		}
+		at, err := b.EventAt(t.Context(), tail.Sequence)
+		if err != nil || at.Service != "a.b" || at.LogKey != key || at.Event.Sequence != n {
+			t.Errorf("event at %d: %+v %v", tail.Sequence, at, err)
+		}
+	}
+	if _, err := b.EventAt(t.Context(), 1000); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("past the end: %v", err)
+	}
+}
+
+func TestAppendAgainIsTheSameEvent(t *testing.T) {
+	b := open(t, server(t))
+	e := newEvent(t, event.Key("id"), &jobsv1.JobStarted{JobId: "u"})
+	first, err := b.Append(t.Context(), "s", broker.Tail{}, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Append(t.Context(), "s", broker.Tail{}, e)
+	if err != nil || again.Sequence != first.Sequence {
+		t.Errorf("%+v %v", again, err)
+	}
+	other := newEvent(t, event.Key("id"), &jobsv1.JobStarted{JobId: "another"})
+	if _, err := b.Append(t.Context(), "s", broker.Tail{}, other); !errors.Is(err, broker.ErrConflict) {
+		t.Errorf("another Job: %v", err)
+	}
+}
+
+func TestExactlyOneTerminalEvent(t *testing.T) {
+	b := open(t, server(t))
+	for race := range 50 {
+		key := event.Key(fmt.Sprint(race))
+		tail, err := b.Append(t.Context(), "s", broker.Tail{}, newEvent(t, key, &jobsv1.JobStarted{JobId: "u"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var won atomic.Int32
+		var writers sync.WaitGroup
+		for i, d := range []proto.Message{&jobsv1.JobCompleted{JobId: "u"}, &jobsv1.JobFailed{JobId: "u"}, &jobsv1.JobException{JobId: "u"}, &jobsv1.PodStarted{JobId: "u"}} {
+			writers.Go(func() {
+				_, err := b.Append(t.Context(), "s", tail, newEvent(t, key, d))
+				switch {
+				case err == nil:
+					won.Add(1)
+				case !errors.Is(err, broker.ErrConflict):
+					t.Errorf("writer %d: %v", i, err)
+				}
+			})
+		}
+		writers.Wait()
+		if won.Load() != 1 {
+			t.Fatalf("race %d: %d writers won", race, won.Load())
+		}
+	}
+}
+
+func TestARequestIsAcceptedOnce(t *testing.T) {
+	b := open(t, server(t))
+	key := event.Key("id")
+	if _, err := b.Request(t.Context(), key); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("before: %v", err)
+	}
+	e := newEvent(t, key, &jobsv1.JobRequested{Id: "id", Hash: "1"})
+	if err := b.Accept(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Accept(t.Context(), newEvent(t, key, &jobsv1.JobRequested{Id: "id", Hash: "2"})); !errors.Is(err, broker.ErrConflict) {
+		t.Errorf("again: %v", err)
+	}
+	got, err := b.Request(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(e, got, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestARejectionIsKeptWhole(t *testing.T) {
+	b := open(t, server(t))
+	want := broker.Rejection{
+		LogKey: event.RejectedLogKey("é id", []byte("{")), Body: []byte("{\x00\xff"), ID: "é id", Service: "s",
+		Webhook:  &jobsv1.Webhook{Url: "http://example.com/?a=b", Statuses: []int32{99}},
+		Problems: []*jobsv1.Problem{{Path: "$", Code: "syntax", Message: "line\nbreak"}},
+	}
+	for range 2 { // a second time changes nothing
+		if err := b.Reject(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := b.Rejection(t.Context(), want.LogKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	for range 1000 {
+		want.Problems = append(want.Problems, &jobsv1.Problem{Path: "$.job.env[10].value", Code: "type", Message: strings.Repeat("x", 100)})
+	}
+	if err := b.Reject(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Rejection(t.Context(), want.LogKey)
+	if err != nil || len(got.Problems) >= len(want.Problems) || !strings.Contains(got.Problems[len(got.Problems)-1].GetMessage(), "more") {
+		t.Errorf("%d problems, %v", len(got.Problems), err)
+	}
+}
+
+func TestLedgerIsSwappedOnce(t *testing.T) {
+	b := open(t, server(t))
+	empty, err := b.Ledger(t.Context(), "k")
+	if err != nil || empty.Revision != 0 {
+		t.Fatalf("%+v %v", empty, err)
+	}
+	first, err := b.SwapLedger(t.Context(), "k", empty, empty.Surrendered(1, 42))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.SwapLedger(t.Context(), "k", empty, empty.Advanced(0, delivery.Done{})); !errors.Is(err, broker.ErrConflict) {
+		t.Errorf("from an old revision: %v", err)
+	}
+	got, err := b.Ledger(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, got); diff != "" {
+		t.Error(diff)
+	}
+	// One message a subject: the new one replaces the old.
+	if _, err := b.SwapLedger(t.Context(), "k", first, first.Advanced(0, delivery.Done{At: time.Now().UTC()})); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := b.JetStream().Stream(t.Context(), broker.StreamLedger)
+	if err != nil || stream.CachedInfo().State.Msgs != 1 {
+		t.Errorf("%d messages, %v", stream.CachedInfo().State.Msgs, err)
+	}
+}
+
+// TestHandlerOutcomes: nil acknowledges, RetryAfter comes back as a wake-up,
+// Permanent never comes again, a plain error is redelivered.
+func TestHandlerOutcomes(t *testing.T) {
+	b := open(t, server(t))
+	for _, id := range []string{"ack", "retry", "permanent"} {
+		if err := b.Accept(t.Context(), newEvent(t, event.Key(id), &jobsv1.JobRequested{Id: id})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	woken := make(chan string, 1)
+	var consumers sync.WaitGroup
+	var handled atomic.Int32
+	consumers.Go(func() {
+		err := b.Consume(ctx, broker.LauncherRequests, broker.ConsumeOptions{}, func(_ context.Context, m broker.Message) error {
+			handled.Add(1)
+			switch m.Subject {
+			case event.RequestSubject(event.Key("retry")):
+				return broker.RetryAfter(300*time.Millisecond, broker.Wakeup{Purpose: broker.PurposeLaunch, Token: "t", Payload: []byte("again")}, errors.New("not yet"))
+			case event.RequestSubject(event.Key("permanent")):
+				return broker.Permanent(errors.New("unreadable"))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	consumers.Go(func() {
+		err := b.Consume(ctx, broker.LauncherWakeups, broker.ConsumeOptions{}, func(_ context.Context, m broker.Message) error {
+			woken <- string(m.Data)
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case payload := <-woken:
+		if payload != "again" {
+			t.Errorf("woken with %q", payload)
+		}
+	case <-ctx.Done():
+		t.Fatal("no wake-up came")
+	}
+	until(t, func() bool {
+		c, err := b.JetStream().Consumer(ctx, broker.StreamRequests, "launcher")
+		return err == nil && c.CachedInfo().NumAckPending == 0 && c.CachedInfo().NumPending == 0
+	})
+	if n := handled.Load(); n != 3 {
+		t.Errorf("%d deliveries of 3 messages", n)
+	}
+	cancel()
+	consumers.Wait()
+}
+
+func TestAPlainErrorLeavesTheMessagePending(t *testing.T) {
+	b := open(t, server(t))
+	if err := b.Accept(t.Context(), newEvent(t, event.Key("x"), &jobsv1.JobRequested{Id: "x"})); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := b.Consume(ctx, broker.LauncherRequests, broker.ConsumeOptions{}, func(context.Context, broker.Message) error {
+		defer cancel()
+		return errors.New("the API server is away")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := b.JetStream().Consumer(t.Context(), broker.StreamRequests, "launcher")
+	if err != nil || c.CachedInfo().NumAckPending != 1 {
+		t.Errorf("%d pending, %v", c.CachedInfo().NumAckPending, err)
+	}
+}
+
+// TestAStopGivesBackWhatWasNotStarted: another replica has it at once.
+func TestAStopGivesBackWhatWasNotStarted(t *testing.T) {
+	b := open(t, server(t))
+	const n = 20
+	for i := range n {
+		id := fmt.Sprint(i)
+		if err := b.Accept(t.Context(), newEvent(t, event.Key(id), &jobsv1.JobRequested{Id: id})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var first atomic.Int32
+	err := b.Consume(ctx, broker.LauncherRequests, broker.ConsumeOptions{InFlight: 1, Pull: n}, func(context.Context, broker.Message) error {
+		first.Add(1)
+		cancel()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	var second atomic.Int32
+	err = b.Consume(again, broker.LauncherRequests, broker.ConsumeOptions{}, func(context.Context, broker.Message) error {
+		if first.Load()+second.Add(1) == n {
+			stop()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := first.Load() + second.Load(); got != n {
+		t.Errorf("%d of %d handled without waiting for AckWait", got, n)
+	}
+}
+
+// TestItReconnects: the server goes and comes back on the same folder.
+func TestItReconnects(t *testing.T) {
+	dir := t.TempDir()
+	s, err := natsd.Start(t.Context(), natsd.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, s)
+	address := s.Addr()
+	tail, err := b.Append(t.Context(), "s", broker.Tail{}, newEvent(t, event.Key("id"), &jobsv1.JobStarted{JobId: "u"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	until(t, func() bool { return b.Ready() != nil })
+	if _, err := b.Append(t.Context(), "s", tail, newEvent(t, event.Key("id"), &jobsv1.PodStarted{JobId: "u"})); err == nil {
+		t.Error("an append without a server succeeded")
+	}
+	if s, err = natsd.Start(t.Context(), natsd.Config{Dir: dir, Addr: address}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	until(t, func() bool { return b.Ready() == nil })
+	until(t, func() bool {
+		_, err := b.Append(t.Context(), "s", tail, newEvent(t, event.Key("id"), &jobsv1.PodStarted{JobId: "u"}))
+		return err == nil || errors.Is(err, broker.ErrConflict)
+	})
+	got, err := b.Tail(t.Context(), "s", event.Key("id"))
+	if err != nil || got.Last.Type != event.TypePodStarted || got.Last.Sequence != 1 {
+		t.Errorf("%+v %v", got, err)
+	}
+}
+
+func TestOpenSaysWhatItWaitsFor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := broker.Open(ctx, broker.Config{URL: "nats://user:secret@127.0.0.1:1", Role: "test"}, zerolog.Nop())
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// until waits for a condition.
+func until(t *testing.T, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatal("it did not happen")
+		case <-tick.C:
+		}
+	}
+}

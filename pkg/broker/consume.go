@@ -1,0 +1,207 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Message is one delivery of a durable consumer.
+type Message struct {
+	Subject   string
+	Sequence  uint64 // in the stream
+	Delivered uint64 // how often, this time included
+	Header    map[string][]string
+	Data      []byte
+}
+
+// Stored reads the message as an event of EVENTS.
+func (m Message) Stored() (Stored, error) { return stored(m.Subject, m.Sequence, m.Header, m.Data) }
+
+// Handler does what a message asks for. Its answer decides what becomes of the
+// message:
+//
+//	nil            acknowledged
+//	RetryAfter     the wake-up is scheduled, its PubAck awaited, then acknowledged
+//	Permanent      logged and terminated; only for what can never be decoded
+//	other errors   logged; neither acknowledged nor refused: AckWait redelivers
+//
+// There is no delayed NAK: it would count against MaxAckPending, and what
+// waits would stall what does not.
+type Handler func(ctx context.Context, m Message) error
+
+type retryError struct {
+	at     time.Time
+	wakeup Wakeup
+	err    error
+}
+
+func (e *retryError) Error() string { return e.err.Error() }
+func (e *retryError) Unwrap() error { return e.err }
+
+// RetryAfter parks the message's duty as w for d, because of err.
+func RetryAfter(d time.Duration, w Wakeup, err error) error {
+	return &retryError{time.Now().Add(d), w, err}
+}
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+// Permanent marks what can never succeed because it cannot be read.
+func Permanent(err error) error { return &permanentError{err} }
+
+// ConsumeOptions bound one Consume.
+type ConsumeOptions struct {
+	InFlight int // handlers at once; default 64
+	Pull     int // messages fetched ahead; default 2 × InFlight
+	// Grace is how long handlers may go on after ctx ended; default 20 s.
+	Grace time.Duration
+}
+
+// Consume hands the consumer's messages to h until ctx ends, then gives back
+// what was fetched and not started, and waits for the handlers. A message in
+// hand has its AckWait extended. It reconnects for ever; its error is final.
+func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Handler) error {
+	if o.InFlight == 0 {
+		o.InFlight = 64
+	}
+	if o.Pull == 0 {
+		o.Pull = 2 * o.InFlight
+	}
+	if o.Grace == 0 {
+		o.Grace = 20 * time.Second
+	}
+	consumer, err := b.js.Consumer(ctx, c.Stream, c.Name)
+	if err != nil {
+		return streamError(c.Stream+"/"+c.Name, err)
+	}
+	run := &consumption{broker: b, consumer: c, handler: h, slots: make(chan struct{}, o.InFlight), stopping: ctx.Done()}
+	var cancel context.CancelFunc
+	run.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	messages, err := consumer.Consume(run.take,
+		jetstream.PullMaxMessages(o.Pull), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			// A server that is away answers no heartbeat; the connection's own
+			// handlers have said so already.
+			b.log.Debug().Err(err).Str("consumer", c.Stream+"/"+c.Name).Msg("pull")
+		}))
+	if err != nil {
+		return fmt.Errorf("consume %s/%s: %w", c.Stream, c.Name, err)
+	}
+	select {
+	case <-ctx.Done():
+	case <-messages.Closed():
+		return fmt.Errorf("consumer %s/%s was closed by the server", c.Stream, c.Name)
+	}
+	messages.Drain()
+	stop := time.AfterFunc(o.Grace, cancel)
+	defer stop.Stop()
+	<-messages.Closed()
+	run.handlers.Wait()
+	return nil
+}
+
+// consumption is one running Consume.
+type consumption struct {
+	broker   *Broker
+	consumer Consumer
+	handler  Handler
+	ctx      context.Context // of the handlers: outlives the stop by the grace
+	stopping <-chan struct{}
+	slots    chan struct{}
+	handlers sync.WaitGroup
+}
+
+func (r *consumption) take(m jetstream.Msg) {
+	select {
+	case <-r.stopping:
+		r.giveBack(m)
+		return
+	default:
+	}
+	select {
+	case r.slots <- struct{}{}:
+	case <-r.stopping:
+		r.giveBack(m)
+		return
+	}
+	r.handlers.Go(func() {
+		defer func() { <-r.slots }()
+		r.handle(m)
+	})
+}
+
+// giveBack lets another replica have the message now rather than after AckWait.
+func (r *consumption) giveBack(m jetstream.Msg) {
+	if err := m.Nak(); err != nil {
+		r.broker.log.Debug().Err(err).Msg("giving a message back")
+	}
+}
+
+func (r *consumption) handle(m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Msg("a delivery without metadata")
+		return
+	}
+	stop := r.heartbeat(m)
+	defer stop()
+	err = r.handler(r.ctx, Message{
+		Subject: m.Subject(), Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered,
+		Header: m.Headers(), Data: m.Data(),
+	})
+	var retry *retryError
+	if errors.As(err, &retry) {
+		if err = r.broker.Schedule(r.ctx, retry.wakeup, retry.at); err != nil {
+			err = fmt.Errorf("schedule a retry (%w) after: %w", err, retry.err)
+		}
+	}
+	var permanent *permanentError
+	switch {
+	case err == nil:
+		err = m.Ack()
+	case errors.As(err, &permanent):
+		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Uint64("sequence", meta.Sequence.Stream).Msg("unreadable message, dropped from delivery")
+		err = m.TermWithReason("unreadable")
+	default:
+		r.broker.log.Warn().Err(err).Str("subject", m.Subject()).Uint64("delivered", meta.NumDelivered).Msg("will be redelivered")
+		return
+	}
+	if err != nil {
+		r.broker.log.Warn().Err(err).Str("subject", m.Subject()).Msg("acknowledgement")
+	}
+}
+
+// heartbeat extends the AckWait of a message in hand.
+func (r *consumption) heartbeat(m jetstream.Msg) (stop func()) {
+	every := r.consumer.AckWait / 3
+	var mu sync.Mutex
+	ended := false
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return
+		}
+		if err := m.InProgress(); err != nil {
+			r.broker.log.Debug().Err(err).Str("subject", m.Subject()).Msg("in progress")
+		}
+		timer.Reset(every)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		timer.Stop()
+	}
+}

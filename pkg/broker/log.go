@@ -1,0 +1,146 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/jobrelay/jobrelay/pkg/event"
+)
+
+// Tail is the end of a job's log, and all of it that a writer needs: each
+// event carries the Job's UID, and the types come in one order.
+type Tail struct {
+	Sequence uint64      // stream sequence of the last event; 0: the log is empty
+	Last     event.Event // zero where the log is empty
+}
+
+// Empty reports whether the log has no event.
+func (t Tail) Empty() bool { return t.Sequence == 0 }
+
+// Next is the ordinal of the event that comes next.
+func (t Tail) Next() int {
+	if t.Empty() {
+		return 0
+	}
+	return t.Last.Sequence + 1
+}
+
+// Tail reads the end of a log.
+func (b *Broker) Tail(ctx context.Context, service, logKey string) (Tail, error) {
+	m, err := b.last(ctx, StreamEvents, event.LogFilter(service, logKey))
+	if errors.Is(err, ErrNotFound) {
+		return Tail{}, nil
+	}
+	if err != nil {
+		return Tail{}, err
+	}
+	e, err := event.Decode(m.Header, m.Data)
+	if err != nil {
+		return Tail{}, fmt.Errorf("%s: %w", m.Subject, err)
+	}
+	return Tail{Sequence: m.Sequence, Last: e}, nil
+}
+
+// appendTries bounds the publishes of one append whose outcome stays unknown.
+const appendTries = 5
+
+// Append puts e behind after by the append rule: one publish that expects the
+// log's last sequence, over the log's one filter. It returns the new tail, or
+// ErrConflict where the log has moved on: read it again and decide again. An
+// unknown outcome is resolved by reading the log. e.Sequence is set here.
+func (b *Broker) Append(ctx context.Context, service string, after Tail, e event.Event) (Tail, error) {
+	e.Sequence = after.Next()
+	header, data, err := event.Encode(e)
+	if err != nil {
+		return Tail{}, err
+	}
+	filter := event.LogFilter(service, e.LogKey)
+	subject := event.Subject(service, e.LogKey, e.Type)
+	var unknown error
+	for range appendTries {
+		m := &nats.Msg{Subject: subject, Header: header, Data: data}
+		sequence, err := b.publish(ctx, m, jetstream.WithExpectLastSequenceForSubject(after.Sequence, filter))
+		if err == nil {
+			return Tail{Sequence: sequence, Last: e}, nil
+		}
+		now, readErr := b.Tail(ctx, service, e.LogKey)
+		if readErr != nil {
+			return Tail{}, errors.Join(err, readErr)
+		}
+		if now.Sequence != after.Sequence {
+			if now.Last.EventID() == e.EventID() && proto.Equal(now.Last.Data, e.Data) {
+				return now, nil // ours, stored earlier
+			}
+			return Tail{}, ErrConflict
+		}
+		if errors.Is(err, ErrConflict) {
+			return Tail{}, ErrConflict // a read that trails its leader: decide again later
+		}
+		unknown = err
+	}
+	return Tail{}, unknown
+}
+
+// EventAt is the event at a stream sequence of EVENTS, ErrNotFound once it is
+// past its age.
+func (b *Broker) EventAt(ctx context.Context, sequence uint64) (Stored, error) {
+	m, err := b.streams[StreamEvents].GetMsg(ctx, sequence)
+	if err != nil {
+		return Stored{}, getError(fmt.Sprintf("event at %d", sequence), err)
+	}
+	return stored(m.Subject, m.Sequence, m.Header, m.Data)
+}
+
+// Stored is an event as it stands on EVENTS.
+type Stored struct {
+	event.Event
+
+	Service  string
+	Sequence uint64 // stream sequence; Event.Sequence is the ordinal in the log
+}
+
+func stored(subject string, sequence uint64, header map[string][]string, data []byte) (Stored, error) {
+	service, _, _, err := event.ParseSubject(subject)
+	if err != nil {
+		return Stored{}, err
+	}
+	e, err := event.Decode(header, data)
+	if err != nil {
+		return Stored{}, fmt.Errorf("%s: %w", subject, err)
+	}
+	return Stored{Event: e, Service: service, Sequence: sequence}, nil
+}
+
+// Tap hands every event on EVENTS that is appended from now on to f, in order,
+// until ctx ends. It is a subscriber of its own making, for development:
+// production's taps pull from a durable that the operator made.
+func (b *Broker) Tap(ctx context.Context, f func(Stored)) error {
+	consumer, err := b.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+	if err != nil {
+		return fmt.Errorf("tap: %w", err)
+	}
+	messages, err := consumer.Consume(func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return
+		}
+		e, err := stored(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())
+		if err != nil {
+			b.log.Warn().Err(err).Msg("tap")
+			return
+		}
+		f(e)
+	})
+	if err != nil {
+		return fmt.Errorf("tap: %w", err)
+	}
+	<-ctx.Done()
+	messages.Stop()
+	<-messages.Closed()
+	return nil
+}
