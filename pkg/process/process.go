@@ -1,0 +1,116 @@
+// Package process is what every main shares: flags and environment, the
+// logger, signals, the ordered stop, and the address for health and metrics.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+)
+
+// EnvPrefix starts the name of every environment variable of ours.
+const EnvPrefix = "JOBRELAY"
+
+// StopTimeout bounds an ordered stop; after it the process ends as it is.
+const StopTimeout = 25 * time.Second
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Log says how a process logs.
+type Log struct {
+	Level  string `name:"log-level" enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn, error."`
+	Format string `name:"log-format" enum:"auto,json,text" default:"auto" help:"Form of the log: json, text, or auto: text on a terminal, json elsewhere."`
+}
+
+// Logger writes to out: JSON lines, or text on a terminal.
+func (l Log) Logger(out io.Writer, role string) zerolog.Logger {
+	f, ok := out.(*os.File)
+	terminal := ok && isatty.IsTerminal(f.Fd())
+	if l.Format == "text" || l.Format == "auto" && terminal {
+		out = zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000", NoColor: !terminal || os.Getenv("NO_COLOR") != ""}
+	}
+	level, err := zerolog.ParseLevel(l.Level)
+	if err != nil {
+		level = zerolog.InfoLevel
+	}
+	log := zerolog.New(out).Level(level).With().Timestamp()
+	if role != "" {
+		log = log.Str("role", role)
+	}
+	return log.Logger()
+}
+
+// Main parses the flags and the environment into cli, a struct for kong, calls
+// run with a context that SIGINT and SIGTERM end, and returns the exit code. A
+// bad flag or value is one line that says what to do, and 2; an error of run
+// is one line, and 1. A second signal ends the process at once. vars are the
+// ${names} in the flags' tags.
+func Main(name, description string, cli any, vars map[string]string, run func(ctx context.Context, command *kong.Context) error) int {
+	parser, err := newParser(cli, vars, kong.Name(name), kong.Description(description))
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return exitUsage
+	}
+	command, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v; see %s --help\n", name, err, name)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // the next signal has its own effect: the end
+	}()
+	if err := run(ctx, command); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return exitFailed
+	}
+	return 0
+}
+
+// Parse fills a service's configuration from args and, where they say nothing,
+// from the environment, as its main would.
+func Parse(cfg any, vars map[string]string, args ...string) error {
+	parser, err := newParser(cfg, vars)
+	if err != nil {
+		return err
+	}
+	_, err = parser.Parse(args)
+	return err
+}
+
+func newParser(cli any, vars map[string]string, options ...kong.Option) (*kong.Kong, error) {
+	all := kong.Vars{"version": Version()}
+	maps.Copy(all, vars)
+	return kong.New(cli, append(options, kong.DefaultEnvars(EnvPrefix), all)...)
+}
+
+// version is set by the build (-ldflags -X).
+var version = ""
+
+// Version is what was built: the build's own word, else the module's version.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
+}

@@ -1,0 +1,225 @@
+// Package sqsqueue receives messages from SQS queues, and is the only package
+// that imports the AWS SDK.
+package sqsqueue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+)
+
+// Bounds of the protocol (Amazon SQS developer guide, quotas).
+const (
+	maxBatch = 10               // messages a call
+	maxPoll  = 20 * time.Second // a long poll
+)
+
+// Message is one received message. Exactly one of Delete and Release ends it;
+// without either it comes again after the visibility timeout.
+type Message struct {
+	Body   []byte
+	SentAt time.Time // zero where the queue does not say
+	Trace  string    // W3C traceparent of the producer; empty without one
+	// Receives is how often it was handed out, this time included.
+	Receives int
+
+	id, handle string
+	deadline   time.Time // when it becomes visible again
+}
+
+// Queue is one SQS queue.
+type Queue struct {
+	client     *sqs.Client
+	url, name  string
+	visibility time.Duration
+}
+
+// Config says which queue, and how to reach it where the SDK's own
+// configuration (environment, shared files, instance roles;
+// AWS_ENDPOINT_URL_SQS among it) is not to decide.
+type Config struct {
+	QueueURL string
+	// Endpoint is that of a development stack: it is called with the
+	// credentials of nobody, whatever the environment says. Empty: the SDK's.
+	Endpoint string
+	Region   string // empty: the SDK's, else the one in the queue's host
+}
+
+// Open looks the queue up. Its error is that of the first call, or says what
+// is wrong with the address.
+func Open(ctx context.Context, cfg Config) (*Queue, error) {
+	u, err := url.Parse(cfg.QueueURL)
+	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+		return nil, fmt.Errorf("%w: %q; one looks like https://sqs.<region>.amazonaws.com/<account>/<name>", ErrAddress, cfg.QueueURL)
+	}
+	var options []func(*config.LoadOptions) error
+	if cfg.Region != "" {
+		options = append(options, config.WithRegion(cfg.Region))
+	}
+	if cfg.Endpoint != "" {
+		options = append(options, config.WithBaseEndpoint(cfg.Endpoint),
+			config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("development", "development", "")))
+	}
+	sdk, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("AWS configuration: %w", err)
+	}
+	if sdk.Region == "" {
+		sdk.Region = regionOf(u.Host)
+	}
+	client := sqs.NewFromConfig(sdk, func(o *sqs.Options) {
+		if cfg.Endpoint != "" {
+			o.BaseEndpoint = &cfg.Endpoint // wins over AWS_ENDPOINT_URL_SQS
+		}
+	})
+	q := &Queue{client: client, url: cfg.QueueURL, name: u.Path[strings.LastIndex(u.Path, "/")+1:]}
+	return q, q.refresh(ctx)
+}
+
+// ErrAddress is what Open's error wraps where no retry helps.
+var ErrAddress = errors.New("not a queue's URL")
+
+// regionOf is the region in a queue's host sqs.<region>.amazonaws.com; for any
+// other host one that the signature needs and nobody checks.
+func regionOf(host string) string {
+	if p := strings.Split(host, "."); len(p) > 2 && p[0] == "sqs" {
+		return p[1]
+	}
+	return "us-east-1"
+}
+
+func (q *Queue) refresh(ctx context.Context) error {
+	out, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameVisibilityTimeout},
+	})
+	if err != nil {
+		return fmt.Errorf("queue %s: %w", q.name, err)
+	}
+	s, err := strconv.Atoi(out.Attributes[string(types.QueueAttributeNameVisibilityTimeout)])
+	if err != nil {
+		return fmt.Errorf("queue %s: visibility timeout %q", q.name, out.Attributes[string(types.QueueAttributeNameVisibilityTimeout)])
+	}
+	q.visibility = time.Duration(s) * time.Second
+	return nil
+}
+
+// Name is the last part of the queue's URL.
+func (q *Queue) Name() string { return q.name }
+
+// Visibility is the queue's own timeout, read when it was opened.
+func (q *Queue) Visibility() time.Duration { return q.visibility }
+
+// Receive waits up to 20 s for at most most messages (10 at most). The poll is
+// not to be cancelled at a stop: messages handed out in that instant would
+// stay invisible until their timeout.
+func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
+	asked := time.Now()
+	out, err := q.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+		QueueUrl: &q.url, MaxNumberOfMessages: int32(min(most, maxBatch)), WaitTimeSeconds: int32(maxPoll / time.Second), //nolint:gosec // small constants
+		MessageSystemAttributeNames: []types.MessageSystemAttributeName{
+			types.MessageSystemAttributeNameSentTimestamp, types.MessageSystemAttributeNameApproximateReceiveCount,
+		},
+		MessageAttributeNames: []string{"traceparent"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receive from %s: %w", q.name, err)
+	}
+	messages := make([]*Message, 0, len(out.Messages))
+	for _, m := range out.Messages {
+		messages = append(messages, q.message(m, asked))
+	}
+	return messages, nil
+}
+
+func (q *Queue) message(m types.Message, asked time.Time) *Message {
+	out := &Message{
+		Body: []byte(aws.ToString(m.Body)), id: aws.ToString(m.MessageId), handle: aws.ToString(m.ReceiptHandle),
+		deadline: asked.Add(q.visibility),
+	}
+	if ms, err := strconv.ParseInt(m.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
+		out.SentAt = time.UnixMilli(ms)
+	}
+	out.Receives, _ = strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
+	if trace, ok := m.MessageAttributes["traceparent"]; ok {
+		out.Trace = aws.ToString(trace.StringValue)
+	}
+	return out
+}
+
+// Delete removes messages for good, up to 10 a call. It returns an error for
+// those that were not; they come again, and are known then.
+func (q *Queue) Delete(ctx context.Context, messages []*Message) error {
+	var wrong []error
+	for batch := range slices.Chunk(messages, maxBatch) {
+		entries := make([]types.DeleteMessageBatchRequestEntry, len(batch))
+		for i, m := range batch {
+			entries[i] = types.DeleteMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle}
+		}
+		out, err := q.client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: entries})
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("delete from %s: %w", q.name, err))
+			continue
+		}
+		wrong = append(wrong, failed("delete from "+q.name, out.Failed)...)
+	}
+	return errors.Join(wrong...)
+}
+
+// Release makes messages visible to others now.
+func (q *Queue) Release(ctx context.Context, messages []*Message) error {
+	return q.changeVisibility(ctx, messages, 0)
+}
+
+// Extend keeps messages invisible for the queue's own timeout from now on.
+func (q *Queue) Extend(ctx context.Context, messages []*Message) error {
+	return q.changeVisibility(ctx, messages, q.visibility)
+}
+
+func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, d time.Duration) error {
+	var wrong []error
+	for batch := range slices.Chunk(messages, maxBatch) {
+		entries := make([]types.ChangeMessageVisibilityBatchRequestEntry, len(batch))
+		for i, m := range batch {
+			entries[i] = types.ChangeMessageVisibilityBatchRequestEntry{
+				Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle, VisibilityTimeout: int32(d / time.Second), //nolint:gosec // ≤ 43,200
+			}
+		}
+		out, err := q.client.ChangeMessageVisibilityBatch(ctx, &sqs.ChangeMessageVisibilityBatchInput{QueueUrl: &q.url, Entries: entries})
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("visibility in %s: %w", q.name, err))
+			continue
+		}
+		wrong = append(wrong, failed("visibility in "+q.name, out.Failed)...)
+	}
+	return errors.Join(wrong...)
+}
+
+// failed names the entries that a batch call left out.
+func failed(what string, entries []types.BatchResultErrorEntry) []error {
+	var out []error
+	for _, f := range entries {
+		out = append(out, fmt.Errorf("%s: entry %s: %s", what, aws.ToString(f.Id), aws.ToString(f.Code)))
+	}
+	return out
+}
+
+// Send puts one message on the queue and returns its id.
+func (q *Queue) Send(ctx context.Context, body []byte) (string, error) {
+	in := &sqs.SendMessageInput{QueueUrl: &q.url, MessageBody: aws.String(string(body))}
+	out, err := q.client.SendMessage(ctx, in)
+	if err != nil {
+		return "", fmt.Errorf("send to %s: %w", q.name, err)
+	}
+	return aws.ToString(out.MessageId), nil
+}
