@@ -1,0 +1,138 @@
+// Package notifier delivers the events of each job to its webhook: in order,
+// at least once, and recorded.
+//
+// Each message that its consumers hand out is a token: the duty to see event n
+// of a log delivered. Until event n has its 2xx or is given up, its token is in
+// at least one of three durable places: unacknowledged in the consumer,
+// surrendered in the log's ledger, or a scheduled wake-up (docs/architecture.md).
+package notifier
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/webhook"
+)
+
+// Config of the service; its tags are its flags.
+type Config struct {
+	Broker broker.Config `embed:""`
+
+	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt."`
+	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback."`
+	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
+	InFlight             int               `name:"callback-in-flight" default:"64" help:"Callbacks being sent at once (1 to 2048)."`
+	MetricsAddr          string            `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
+}
+
+// Vars are the defaults that the flags' tags name.
+func Vars() map[string]string {
+	return map[string]string{"retrySchedule": delivery.DefaultUnwell, "retryScheduleRefused": delivery.DefaultRefused}
+}
+
+// Validate says what is wrong with the flags; kong calls it.
+func (c *Config) Validate() error {
+	if c.InFlight < 1 || c.InFlight > 2048 {
+		return errors.New("--callback-in-flight takes 1 to 2048")
+	}
+	return nil
+}
+
+const (
+	// tokensPerSlot is how many tokens are in hand for each POST in flight:
+	// the rest are at their reads and writes, or wait for a slot.
+	tokensPerSlot = 4
+	// cached bounds each cache, in logs. Any entry may be dropped.
+	cached = 50_000
+)
+
+// Run delivers until ctx ends, and finishes what was started.
+func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	server, err := process.Listen(cfg.MetricsAddr)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	cfg.Broker.Role = "notifier"
+	b, err := broker.Open(ctx, cfg.Broker, log)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	client := webhook.New(webhook.Config{Allow: cfg.WebhookAllow, InFlight: cfg.InFlight, Version: process.Version()})
+	defer client.Close()
+	n, err := newNotifier(b, client, delivery.Policy{Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused}, cfg.InFlight, server.Registry(), log)
+	if err != nil {
+		return err
+	}
+	server.Add("nats", b.Ready)
+	log.Info().Msg("notifier is running")
+	group, ctx := errgroup.WithContext(ctx)
+	options := broker.ConsumeOptions{InFlight: tokensPerSlot * cfg.InFlight}
+	group.Go(func() error { return b.Consume(ctx, broker.NotifierEvents, options, n.appended) })
+	group.Go(func() error { return b.Consume(ctx, broker.NotifierWakeups, options, n.woken) })
+	return group.Wait()
+}
+
+// poster is the outgoing HTTP; tests put faults in its place.
+type poster interface {
+	Post(ctx context.Context, cb webhook.Callback) webhook.Outcome
+}
+
+type notifier struct {
+	broker  *broker.Broker
+	client  poster
+	policy  delivery.Policy
+	slots   chan struct{} // POSTs at once
+	ledgers *lru.Cache[string, broker.LedgerEntry]
+	targets *lru.Cache[string, target]
+	metrics *metrics
+	log     zerolog.Logger
+	now     func() time.Time
+}
+
+func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlight int, reg prometheus.Registerer, log zerolog.Logger) (*notifier, error) {
+	ledgers, err := lru.New[string, broker.LedgerEntry](cached)
+	if err != nil {
+		return nil, err
+	}
+	targets, err := lru.New[string, target](cached)
+	if err != nil {
+		return nil, err
+	}
+	return &notifier{
+		broker: b, client: client, policy: policy, slots: make(chan struct{}, inFlight),
+		ledgers: ledgers, targets: targets, metrics: newMetrics(reg), log: log, now: time.Now,
+	}, nil
+}
+
+type metrics struct {
+	attempts  *prometheus.CounterVec
+	callbacks *prometheus.CounterVec
+	inFlight  prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_notifier_attempts_total", Help: "Attempts by what their outcome means: delivered, unwell, refused, gone.",
+		}, []string{"class"}),
+		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_notifier_callbacks_total", Help: "Callbacks by how they ended: delivered, or the reason why not.",
+		}, []string{"end"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "jobrelay_notifier_in_flight", Help: "Attempts under way.",
+		}),
+	}
+	reg.MustRegister(m.attempts, m.callbacks, m.inFlight)
+	return m
+}

@@ -1,0 +1,380 @@
+package notifier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/callback"
+	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/webhook"
+)
+
+const (
+	// slotWait is how long a token waits for a slot before it is parked.
+	slotWait = 5 * time.Second
+	// slotRetry is how long it is parked then.
+	slotRetry = time.Second
+	// recordRetry is between tries to record a 2xx.
+	recordRetry = 200 * time.Millisecond
+	// linkPoll is between looks at a connection that is down.
+	linkPoll = 50 * time.Millisecond
+)
+
+// token is the duty to see one event of a log delivered.
+type token struct {
+	event  broker.Stored
+	wakeup delivery.Wakeup // what was tried so far
+	target target
+	ledger broker.LedgerEntry
+}
+
+// appended handles a message of EVENTS.
+func (n *notifier) appended(ctx context.Context, m broker.Message) error {
+	e, err := m.Stored()
+	if err != nil {
+		return broker.Permanent(err)
+	}
+	t := &token{event: e, wakeup: fresh(e)}
+	// Nothing but a surrender can be recorded of a first event that is handed
+	// out for the first time: no read, the compare-and-set will tell.
+	first := e.Event.Sequence == 0 && m.Delivered == 1
+	return n.run(ctx, t, first)
+}
+
+// woken handles a token that was parked.
+func (n *notifier) woken(ctx context.Context, m broker.Message) error {
+	var w delivery.Wakeup
+	if err := json.Unmarshal(m.Data, &w); err != nil {
+		return broker.Permanent(fmt.Errorf("wake-up: %w", err))
+	}
+	e, err := n.broker.EventAt(ctx, w.Sequence)
+	if errors.Is(err, broker.ErrNotFound) {
+		n.log.Warn().Str("log", w.Key).Int("n", w.N).Msg("the event is past its retention, its callback ends")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return n.run(ctx, &token{event: e, wakeup: w}, false)
+}
+
+func fresh(e broker.Stored) delivery.Wakeup {
+	return delivery.Wakeup{Key: e.LogKey, Sequence: e.Sequence, N: e.Event.Sequence}
+}
+
+// run brings a token to where it may be acknowledged: its event is done, or the
+// token is in another durable place.
+func (n *notifier) run(ctx context.Context, t *token, first bool) error {
+	var err error
+	if t.target, err = n.target(ctx, t.event); err != nil {
+		return err
+	}
+	if t.target.none {
+		return nil
+	}
+	if !first {
+		if t.ledger, err = n.load(ctx, t.event.LogKey); err != nil {
+			return err
+		}
+	}
+	for {
+		switch delivery.StepOf(t.ledger.Ledger, t.wakeup.N) {
+		case delivery.Finish:
+			return nil
+		case delivery.Inherit:
+			if err := n.inherit(ctx, t); err != nil {
+				return err
+			}
+		case delivery.Surrender:
+			if left, err := n.surrender(ctx, t); left || err != nil {
+				return err
+			}
+		case delivery.Abandon:
+			if last, err := n.abandon(ctx, t); last || err != nil {
+				return err
+			}
+		case delivery.Deliver:
+			if err := n.deliver(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// inherit goes on with the next event, whose token was left with the ledger.
+func (n *notifier) inherit(ctx context.Context, t *token) error {
+	e, err := n.broker.EventAt(ctx, t.ledger.Wait[t.ledger.Next])
+	if err != nil {
+		return err
+	}
+	t.event, t.wakeup = e, fresh(e)
+	return nil
+}
+
+// surrender leaves the token with the ledger: a predecessor is undelivered.
+func (n *notifier) surrender(ctx context.Context, t *token) (left bool, err error) {
+	if _, there := t.ledger.Wait[t.wakeup.N]; there {
+		// Read from a cache, perhaps: look again before it is believed.
+		next := t.ledger.Next
+		if err := n.reload(ctx, t); err != nil {
+			return false, err
+		}
+		_, there = t.ledger.Wait[t.wakeup.N]
+		return there && t.ledger.Next == next, nil
+	}
+	return n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
+}
+
+// abandon ends the callback of a log that was given up. Only the head moves
+// the ledger on; what comes before its turn ends by itself.
+func (n *notifier) abandon(ctx context.Context, t *token) (last bool, err error) {
+	reason := t.ledger.GaveUp.Reason
+	if t.wakeup.N > t.ledger.Next {
+		n.ended(t, zerolog.WarnLevel, reason)
+		return true, nil
+	}
+	if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger {
+		return l.Advanced(t.wakeup.N, delivery.Done{At: n.now().UTC(), Reason: reason})
+	}); err != nil {
+		return false, err
+	}
+	n.ended(t, zerolog.WarnLevel, reason)
+	return false, nil
+}
+
+// deliver makes one attempt at the head of the log and records what came of it.
+func (n *notifier) deliver(ctx context.Context, t *token) error {
+	if reason, err := n.unneeded(ctx, t); err != nil {
+		return err
+	} else if reason != "" {
+		return n.finish(ctx, t, delivery.Done{Reason: reason}, zerolog.DebugLevel)
+	}
+	out, err := n.attempt(ctx, t)
+	if err != nil {
+		return err
+	}
+	last := delivery.Done{Attempts: t.wakeup.Attempts, Code: out.Code}
+	switch d := n.policy.Decide(t.wakeup.Attempts, t.wakeup.First, out.RetryAfter, n.now()); d.Verdict {
+	case delivery.Done2xx:
+		return n.finish(ctx, t, last, zerolog.InfoLevel)
+	case delivery.GiveUpOne:
+		last.Reason = d.Reason
+		return n.finish(ctx, t, last, zerolog.WarnLevel)
+	case delivery.GiveUpWhole:
+		last.Reason, last.At = d.Reason, n.now().UTC()
+		if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Abandoned(t.wakeup.N, last) }); err != nil {
+			return err
+		}
+		n.ended(t, zerolog.WarnLevel, d.Reason)
+		return nil
+	default:
+		if len(t.wakeup.Attempts) == 1 {
+			n.line(t, zerolog.WarnLevel).Stringer("outcome", out).Time("again", d.At).Msg("callback failed, it is retried")
+		}
+		return n.park(t, d.At.Sub(n.now()), fmt.Errorf("attempt %d: %s", len(t.wakeup.Attempts), out))
+	}
+}
+
+// unneeded is the reason why the callback ends without a POST, or empty.
+func (n *notifier) unneeded(ctx context.Context, t *token) (string, error) {
+	if !t.target.wants(t.event.Type.Status()) {
+		return delivery.ReasonNotWanted, nil
+	}
+	if t.event.Type != event.TypeRequestRejected {
+		return "", nil
+	}
+	_, err := n.broker.Request(ctx, event.IDKey(t.event.LogKey))
+	if errors.Is(err, broker.ErrNotFound) {
+		return "", nil
+	}
+	return delivery.ReasonSuperseded, err
+}
+
+// attempt takes a slot and posts. A token that gets no slot is parked, which
+// spends no attempt.
+func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, error) {
+	body, err := callback.Body(t.event.Event)
+	if err != nil {
+		return webhook.Outcome{}, broker.Permanent(err)
+	}
+	if t.wakeup.First.IsZero() {
+		t.wakeup.First = n.now().UTC()
+	}
+	wait := time.NewTimer(slotWait)
+	defer wait.Stop()
+	select {
+	case n.slots <- struct{}{}:
+	case <-wait.C:
+		return webhook.Outcome{}, n.park(t, slotRetry, errors.New("no slot is free"))
+	case <-ctx.Done():
+		return webhook.Outcome{}, ctx.Err()
+	}
+	// No POST whose outcome could not be recorded.
+	for !n.broker.Connected() {
+		if err := sleep(ctx, linkPoll); err != nil {
+			<-n.slots
+			return webhook.Outcome{}, err
+		}
+	}
+	n.metrics.inFlight.Inc()
+	out := n.client.Post(ctx, webhook.Callback{
+		URL: t.target.url, Body: body, ID: callback.ID(t.event.LogKey, t.wakeup.N), Trace: t.event.Trace,
+	})
+	n.metrics.inFlight.Dec()
+	<-n.slots
+	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
+	t.wakeup.Attempts = append(t.wakeup.Attempts, out.Attempt)
+	return out, nil
+}
+
+// finish moves the log on behind this callback.
+func (n *notifier) finish(ctx context.Context, t *token, d delivery.Done, level zerolog.Level) error {
+	d.At = n.now().UTC()
+	if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Advanced(t.wakeup.N, d) }); err != nil {
+		return err
+	}
+	n.ended(t, level, d.Reason)
+	return nil
+}
+
+// record changes the ledger, trying until it is recorded: after a 2xx this
+// process holds the only knowledge of it. What somebody else has recorded
+// behind this event stands.
+func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Ledger) delivery.Ledger) error {
+	for t.ledger.Next <= t.wakeup.N {
+		done, err := n.swap(ctx, t, change(t.ledger.Ledger))
+		if done {
+			return nil
+		}
+		for err != nil {
+			if waited := sleep(ctx, recordRetry); waited != nil {
+				return errors.Join(err, waited)
+			}
+			err = n.reload(ctx, t)
+		}
+	}
+	return nil
+}
+
+// swap replaces the ledger. Where somebody else was faster, it is false and
+// the token has the ledger as it is now.
+func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
+	entry, err := n.broker.SwapLedger(ctx, t.event.LogKey, t.ledger, l)
+	if errors.Is(err, broker.ErrConflict) {
+		return false, n.reload(ctx, t)
+	}
+	if err != nil {
+		return false, err
+	}
+	t.ledger = entry
+	n.ledgers.Add(t.event.LogKey, entry)
+	return true, nil
+}
+
+// load takes the ledger from the cache where it is there: Next only grows, and
+// whatever acknowledges goes through a compare-and-set.
+func (n *notifier) load(ctx context.Context, logKey string) (broker.LedgerEntry, error) {
+	if entry, ok := n.ledgers.Get(logKey); ok {
+		return entry, nil
+	}
+	return n.broker.Ledger(ctx, logKey)
+}
+
+func (n *notifier) reload(ctx context.Context, t *token) error {
+	entry, err := n.broker.Ledger(ctx, t.event.LogKey)
+	if err == nil {
+		t.ledger = entry
+	}
+	return err
+}
+
+// park leaves the token with a schedule of its own.
+func (n *notifier) park(t *token, d time.Duration, cause error) error {
+	payload, err := json.Marshal(t.wakeup)
+	if err != nil {
+		return err
+	}
+	return broker.RetryAfter(d, broker.Wakeup{
+		Purpose: broker.PurposeCallback, Token: t.event.LogKey + "." + strconv.Itoa(t.wakeup.N), Payload: payload,
+	}, cause)
+}
+
+// ended is the one line of a callback's end.
+func (n *notifier) ended(t *token, level zerolog.Level, reason string) {
+	end := reason
+	if end == "" {
+		end = string(delivery.Delivered)
+	}
+	n.metrics.callbacks.WithLabelValues(end).Inc()
+	n.line(t, level).Int("attempts", len(t.wakeup.Attempts)).Str("end", end).Msg("callback ended")
+}
+
+func (n *notifier) line(t *token, level zerolog.Level) *zerolog.Event {
+	return n.log.WithLevel(level).Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
+		Int("status", t.event.Type.Status()).Str("endpoint", t.target.endpoint)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// target is where the callbacks of a log go.
+type target struct {
+	none     bool // nothing is to be sent, and nothing recorded
+	url      string
+	endpoint string // scheme, host and port: what a log may say
+	statuses []int32
+}
+
+func (t target) wants(status int) bool { return slices.Contains(t.statuses, int32(status)) } //nolint:gosec // 0 to 99
+
+// target looks up where an event's callbacks go; it is the same for a log.
+func (n *notifier) target(ctx context.Context, e broker.Stored) (target, error) {
+	if t, ok := n.targets.Get(e.LogKey); ok {
+		return t, nil
+	}
+	hook, err := n.webhookOf(ctx, e)
+	if err != nil {
+		return target{}, err
+	}
+	t := target{none: true}
+	if hook.GetUrl() != "" {
+		t = target{url: hook.GetUrl(), endpoint: webhook.Endpoint(hook.GetUrl()), statuses: hook.GetStatuses()}
+	}
+	n.targets.Add(e.LogKey, t)
+	return t, nil
+}
+
+func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (*jobsv1.Webhook, error) {
+	if d, ok := e.Data.(*jobsv1.RequestRejected); ok {
+		if !d.GetCallback() {
+			return nil, nil //nolint:nilnil // no webhook is an answer
+		}
+		r, err := n.broker.Rejection(ctx, e.LogKey)
+		return r.Webhook, err
+	}
+	r, err := n.broker.Request(ctx, e.LogKey)
+	if errors.Is(err, broker.ErrNotFound) {
+		n.log.Warn().Str("id", e.ID).Str("key", e.LogKey).Msg("the request is past its retention, its callbacks end")
+		return nil, nil //nolint:nilnil // as above
+	}
+	requested, _ := r.Data.(*jobsv1.JobRequested)
+	return requested.GetWebhook(), err
+}
