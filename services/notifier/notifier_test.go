@@ -405,4 +405,3 @@ func TestWebhookIDIsThatOfTheLog(t *testing.T) {
 		}
 	}
 }
-

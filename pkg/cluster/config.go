@@ -1,0 +1,46 @@
+// Package cluster is what is particular to client-go: where the API server is
+// and how it is spoken to, and what its errors mean for a Job's creation.
+package cluster
+
+import (
+	"fmt"
+	"os"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Config is the client configuration from an explicit kubeconfig file, else
+// from KUBECONFIG, else from the Pod that we run in. Requests go as protobuf
+// and are not limited on our side: the API server's priority and fairness is
+// the limit. The user agent, jobrelay/<role> (<version>), is what the API
+// server's audit log shows. The error says what to set.
+func Config(kubeconfig, role, version string) (*rest.Config, error) {
+	c, err := load(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	c.QPS = -1
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.UserAgent = fmt.Sprintf("jobrelay/%s (%s)", role, version)
+	return c, nil
+}
+
+func load(kubeconfig string) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	if kubeconfig == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+		c, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("no Kubernetes API server: set --kubeconfig or KUBECONFIG to a kubeconfig file, or run in a cluster: %w", err)
+		}
+		return c, nil
+	}
+	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("the kubeconfig of --kubeconfig or KUBECONFIG cannot be used: %w", err)
+	}
+	return c, nil
+}

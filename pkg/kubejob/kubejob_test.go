@@ -1,0 +1,245 @@
+package kubejob_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
+
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/request"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const sampleID = "31a89a91-43d8-4786-a195-9b25cec28a44"
+
+func sample(t testing.TB) *jobsv1.JobRequested {
+	t.Helper()
+	res := request.Parse(request.Sample, request.Options{})
+	if res.Request == nil {
+		t.Fatal(res.Problems)
+	}
+	return res.Request
+}
+
+func TestNames(t *testing.T) {
+	if got := kubejob.Name("bb", sampleID); got != "bb-fbe70e59" {
+		t.Errorf("%s is not the original's name", got)
+	}
+	for prefix, want := range map[string]string{
+		"bb":                                 "bb-fbe70e599335ef43",
+		strings.Repeat("p", 54):              strings.Repeat("p", 46) + "-fbe70e599335ef43",
+		strings.Repeat("p", 44) + "--x-yyyy": strings.Repeat("p", 44) + "-fbe70e599335ef43",
+	} {
+		if got := kubejob.LongName(prefix, sampleID); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+func TestNamesAreLabels(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		prefix := rapid.StringMatching(`[a-z]([a-z0-9-]{0,52}[a-z0-9])?`).Draw(t, "prefix")
+		id := rapid.String().Draw(t, "id")
+		for _, name := range []string{kubejob.Name(prefix, id), kubejob.LongName(prefix, id)} {
+			if errs := validation.IsDNS1123Label(name); len(errs) > 0 {
+				t.Fatalf("%s: %v", name, errs)
+			}
+		}
+	})
+}
+
+func TestSampleJob(t *testing.T) {
+	r := sample(t)
+	job, err := kubejob.Build(r, "default", kubejob.Name(r.GetJob().GetPrefixName(), r.GetId()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := yaml.Marshal(job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", "sample.job.yaml")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got), -update writes it:\n%s", path, diff)
+	}
+}
+
+func TestBuildOfTheLeast(t *testing.T) {
+	res := request.Parse([]byte(`{"id":"a","service":"A_b","job":{"prefixName":"p","namespace":"n","image":"i",
+		"command":["c"],"args":["$(N)"],"env":[{"name":"N","value":"1"},{"name":"N","value":"$(M)"}]}}`), request.Options{})
+	job, err := kubejob.Build(res.Request, "", "p-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := job.Spec.Template.Spec
+	want := corev1.PodSpec{
+		RestartPolicy:      corev1.RestartPolicyNever,
+		ServiceAccountName: "default",
+		Containers: []corev1.Container{{
+			Name: "job", Image: "i", Command: []string{"c"}, Args: []string{"$(N)"},
+			Env: []corev1.EnvVar{{Name: "N", Value: "1"}, {Name: "N", Value: "$(M)"}},
+		}},
+	}
+	if diff := cmp.Diff(want, pod); diff != "" {
+		t.Error(diff)
+	}
+	if *job.Spec.BackoffLimit != 0 || *job.Spec.ActiveDeadlineSeconds != 86400 || *job.Spec.TTLSecondsAfterFinished != 60 {
+		t.Errorf("%+v", job.Spec)
+	}
+	if job.Spec.Completions != nil || job.Spec.Parallelism != nil {
+		t.Error("completions and parallelism are Kubernetes' to fill in")
+	}
+}
+
+func TestBuildErrors(t *testing.T) {
+	quantity := func(set func(*jobsv1.Resources)) *jobsv1.JobRequested {
+		r := sample(t)
+		set(r.Job.Resources)
+		return r
+	}
+	for want, r := range map[string]*jobsv1.JobRequested{
+		"no job":                  nil,
+		"has no job":              {Id: "a"},
+		"resources.limits: cpu":   quantity(func(r *jobsv1.Resources) { r.Limits.Cpu = "1e999999999" }),
+		"resources.requests: mem": quantity(func(r *jobsv1.Resources) { r.Requests.Memory = "x" }),
+	} {
+		if job, err := kubejob.Build(r, "default", "n"); job != nil || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	if _, err := kubejob.Build(sample(t), "not a label", "n"); err == nil {
+		t.Error("any installation name is taken")
+	}
+}
+
+func TestMatches(t *testing.T) {
+	r := sample(t)
+	job, err := kubejob.Build(r, "default", "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !kubejob.Matches(job, r, "default") {
+		t.Error("a Job does not match its own request")
+	}
+	if kubejob.Matches(job, r, "other") || kubejob.Matches(nil, r, "default") || kubejob.Matches(job, nil, "default") {
+		t.Error("another installation, no Job or no request matches")
+	}
+	for name, change := range map[string]func(*jobsv1.JobRequested){
+		"id":        func(r *jobsv1.JobRequested) { r.Id = "b" },
+		"hash":      func(r *jobsv1.JobRequested) { r.Hash = "0" },
+		"no hash":   func(r *jobsv1.JobRequested) { r.Hash = "" },
+		"namespace": func(r *jobsv1.JobRequested) { r.Job.Namespace = "b" },
+	} {
+		other := proto.CloneOf(r)
+		change(other)
+		if kubejob.Matches(job, other, "default") {
+			t.Errorf("another %s matches", name)
+		}
+	}
+	for _, spoil := range []func(){
+		func() { delete(job.Annotations, kubejob.AnnotationHash) },
+		func() { job.Labels[kubejob.LabelKey] = "0" },
+		func() { job.Labels, job.Annotations = nil, nil },
+	} {
+		spoil()
+		if kubejob.Matches(job, r, "default") {
+			t.Error("a Job with other labels or annotations matches")
+		}
+	}
+}
+
+func TestLabelsAreNotShared(t *testing.T) {
+	job, err := kubejob.Build(sample(t), "default", "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Labels["x"] = "y"
+	if _, shared := job.Spec.Template.Labels["x"]; shared {
+		t.Error("the Job and its Pods share one map")
+	}
+}
+
+// TestWhatIsAcceptedIsBuilt draws messages from values on the edges of the
+// rules; whatever Parse takes of them is built, and matches.
+func TestWhatIsAcceptedIsBuilt(t *testing.T) {
+	object := func(t *rapid.T, name string, fields map[string]*rapid.Generator[any]) map[string]any {
+		out := map[string]any{}
+		keys := make([]string, 0, len(fields))
+		for k := range fields {
+			keys = append(keys, k)
+		}
+		slices.Sort(keys)
+		for _, k := range keys {
+			if rapid.IntRange(0, 9).Draw(t, name+"."+k+" there") > 0 {
+				out[k] = fields[k].Draw(t, name+"."+k)
+			}
+		}
+		return out
+	}
+	one := func(values ...any) *rapid.Generator[any] { return rapid.SampledFrom(values) }
+	amount := rapid.OneOf(one("0", "1", "500m", "1P", "1e15", "1n", "0.0000000001", "1.5Gi", "7Ei"),
+		rapid.StringMatching(`[0-9]{1,9}(\.[0-9]{0,9})?([numkMGTPE]|[KMGTPE]i|[eE]-?[0-9]{1,2})?`).AsAny())
+	made := 0
+	rapid.Check(t, func(t *rapid.T) {
+		job := object(t, "job", map[string]*rapid.Generator[any]{
+			"args":         one([]string{}, []string{""}, []string{"$(A)"}),
+			"env":          one([]any{}, []any{map[string]any{"name": "A b"}, map[string]any{"name": "A b", "value": "é\n"}}),
+			"volume":       one(map[string]any{"mountPath": ".a/", "pvc": "a.b"}, map[string]any{"mountPath": "/", "pvc": "a"}),
+			"nodeSelector": one(map[string]any{"matchKey": "a.b/c", "matchValue": ""}, map[string]any{"matchKey": "A", "matchValue": "B"}),
+			"toleration":   one(map[string]any{"key": "a"}, map[string]any{"key": "a.b/c", "value": "V"}),
+			"backoffLimit": one(0, 6), "ttlSecondsAfterFinished": one(60, 2147483647), "activeDeadlineSeconds": one(1, 86400),
+			"serviceAccount": one("a.b"),
+		})
+		job["resources"] = map[string]any{
+			"limits":   object(t, "limits", map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
+			"requests": object(t, "requests", map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
+		}
+		job["prefixName"] = rapid.StringMatching(`[a-z]([a-z0-9-]{0,52}[a-z0-9])?`).Draw(t, "prefix")
+		job["namespace"], job["image"], job["command"] = "n", "sim/exit:3", []string{"c"}
+		body, err := json.Marshal(map[string]any{
+			"id":      rapid.StringN(1, 256, -1).Draw(t, "id"),
+			"service": rapid.StringMatching(`[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?`).Draw(t, "service"),
+			"job":     job,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := request.Parse(body, request.Options{}).Request
+		if r == nil {
+			return
+		}
+		made++
+		built, err := kubejob.Build(r, "default", kubejob.LongName(r.GetJob().GetPrefixName(), r.GetId()))
+		if err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		if _, err := json.Marshal(built); err != nil || !kubejob.Matches(built, r, "default") {
+			t.Fatalf("%v: %s", err, body)
+		}
+	})
+	if made == 0 {
+		t.Error("no message was accepted")
+	}
+}

@@ -1,0 +1,151 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+)
+
+// intake decides what becomes of one message.
+type intake struct {
+	broker       *broker.Broker
+	log          zerolog.Logger
+	installation string
+	options      request.Options
+	metrics      *metrics
+}
+
+func parseOptions(cfg Config) request.Options {
+	return request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}
+}
+
+// take brings a message to where it may be deleted: accepted, known already,
+// or recorded as rejected. After an error it may be called again; whatever was
+// stored then is found.
+func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) error {
+	parsed := request.Parse(m.Body, in.options)
+	if parsed.Request == nil {
+		return in.reject(ctx, queue, m, parsed, jobstatus.MessageInvalid, parsed.Problems)
+	}
+	r := parsed.Request
+	r.AcceptedAt = timestamppb.Now()
+	if !m.SentAt.IsZero() {
+		r.QueuedAt = timestamppb.New(m.SentAt)
+	}
+	key := event.Key(r.GetId())
+	e, err := event.New(key, event.SourceOfQueue(in.installation, queue), r.GetId(), 0, r.GetAcceptedAt().AsTime(), r)
+	if err != nil {
+		return err
+	}
+	e.Trace = m.Trace
+	err = in.broker.Accept(ctx, e)
+	switch {
+	case err == nil:
+		in.settled("accepted", zerolog.InfoLevel, r.GetId(), r.GetService()).Int("warnings", len(parsed.Warnings)).Msg("request accepted")
+		return nil
+	case errors.Is(err, broker.ErrConflict):
+		return in.known(ctx, queue, m, parsed)
+	default:
+		return err
+	}
+}
+
+// known tells the same request again from another one under the same id.
+func (in *intake) known(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result) error {
+	stored, err := in.broker.Request(ctx, event.Key(parsed.ID))
+	if err != nil {
+		return err
+	}
+	first, ok := stored.Data.(*jobsv1.JobRequested)
+	if ok && first.GetHash() == parsed.Request.GetHash() {
+		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
+		return nil
+	}
+	return in.reject(ctx, queue, m, parsed, jobstatus.IDReused, []request.Problem{{
+		Path: "$.id", Code: "reused", Message: "the id was accepted before with a different request; an id is spent for 15 days",
+	}})
+}
+
+// reject records the raw message and its reasons, then appends the rejection
+// to a log of its own.
+func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result, code jobstatus.Code, problems []request.Problem) error {
+	listed := make([]*jobsv1.Problem, 0, len(problems))
+	for _, p := range problems {
+		listed = append(listed, &jobsv1.Problem{Path: p.Path, Code: p.Code, Message: p.Message})
+	}
+	logKey := event.RejectedLogKey(parsed.ID, m.Body)
+	callback, err := in.wantsCallback(ctx, parsed, code)
+	if err != nil {
+		return err
+	}
+	if err := in.broker.Reject(ctx, broker.Rejection{
+		LogKey: logKey, Body: m.Body, ID: parsed.ID, Service: parsed.Service, Webhook: parsed.Webhook, Problems: listed,
+	}); err != nil {
+		return err
+	}
+	e, err := event.New(logKey, event.SourceOfQueue(in.installation, queue), parsed.ID, 0, time.Now(), &jobsv1.RequestRejected{
+		Id: parsed.ID, Service: parsed.Service, Callback: callback, Problems: listed,
+		Error: &jobsv1.Error{ErrorCode: string(code), Message: sentence(problems)},
+	})
+	if err != nil {
+		return err
+	}
+	e.Trace = m.Trace
+	// A conflict: the same message was rejected before, and its log has its event.
+	if _, err := in.broker.Append(ctx, parsed.Service, broker.Tail{}, e); err != nil && !errors.Is(err, broker.ErrConflict) {
+		return err
+	}
+	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).
+		Str("code", string(code)).Str("log", logKey).Str("reason", sentence(problems)).Msg("message rejected")
+	return nil
+}
+
+// wantsCallback is true where the id and the webhook can be read and the id is
+// nobody's yet: a 99 for an accepted id would tell that its Job failed.
+func (in *intake) wantsCallback(ctx context.Context, parsed request.Result, code jobstatus.Code) (bool, error) {
+	if code == jobstatus.IDReused || parsed.ID == "" || parsed.Webhook == nil {
+		return false, nil
+	}
+	_, err := in.broker.Request(ctx, event.Key(parsed.ID))
+	if errors.Is(err, broker.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+func (in *intake) settled(outcome string, level zerolog.Level, id, service string) *zerolog.Event {
+	in.metrics.messages.WithLabelValues(outcome).Inc()
+	line := in.log.WithLevel(level)
+	if id != "" {
+		line = line.Str("id", id).Str("key", event.Key(id))
+	}
+	return line.Str("service", service)
+}
+
+// sentenceProblems bounds the problems that a callback's message names.
+const sentenceProblems = 5
+
+// sentence is the problems in one line.
+func sentence(problems []request.Problem) string {
+	var parts []string
+	for i, p := range problems {
+		if i == sentenceProblems {
+			parts = append(parts, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		parts = append(parts, p.Path+": "+p.Message)
+	}
+	return strings.Join(parts, "; ")
+}

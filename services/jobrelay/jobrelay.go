@@ -1,0 +1,81 @@
+// Package jobrelay is the command that people type.
+package jobrelay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/webhook"
+)
+
+// cli is every command with its flags.
+type cli struct {
+	process.Log
+
+	Output  string           `name:"output" short:"o" enum:"text,json" default:"text" help:"Form of what is printed: text for people, json for machines."`
+	Version kong.VersionFlag `help:"Print the version."`
+
+	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the four services and a webhook receiver."`
+	Demo     demoCommand     `cmd:"" help:"Run the original's sample message through a stack of its own and show what happens."`
+	Send     sendCommand     `cmd:"" help:"Put messages on a queue."`
+	Validate validateCommand `cmd:"" help:"Say everything that is wrong with a message."`
+	Render   renderCommand   `cmd:"" help:"Print the Job that a message becomes, as YAML."`
+	SQS      sqsCommand      `cmd:"" name:"sqs" help:"Run the development stack's SQS endpoint alone."`
+	Webhooks webhooksCommand `cmd:"" help:"Run a webhook receiver alone, and show what arrives."`
+	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
+}
+
+// Main runs the command line and returns the exit code.
+func Main() int {
+	var c cli
+	return process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
+		&c, map[string]string{"loopback": webhook.Loopback},
+		func(ctx context.Context, command *kong.Context) error {
+			command.BindTo(ctx, (*context.Context)(nil))
+			return command.Run(&console{out: os.Stdout, json: c.Output == "json", log: c.Log})
+		})
+}
+
+// console is where a command prints.
+type console struct {
+	out  io.Writer
+	json bool
+	log  process.Log
+}
+
+// print writes v as one line of JSON for machines, and text for people.
+func (c *console) print(v any, text string) error {
+	if c.json {
+		return json.NewEncoder(c.out).Encode(v)
+	}
+	_, err := fmt.Fprint(c.out, text)
+	return err
+}
+
+// errInvalid ends validate and render after the problems were printed.
+var errInvalid = errors.New("the message is not valid")
+
+// maxMessage bounds what is read as one message; one byte more than SQS takes,
+// so that a message that is too large is seen as such.
+const maxMessage = 1<<20 + 1
+
+// readMessage reads a file, or standard input for "-".
+func readMessage(name string) ([]byte, error) {
+	in := io.Reader(os.Stdin)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		in = f
+	}
+	return io.ReadAll(io.LimitReader(in, maxMessage))
+}

@@ -1,0 +1,63 @@
+package jobrelay
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+)
+
+type topologyCommand struct {
+	Apply  topologyApply  `cmd:"" help:"Create or update every stream and consumer."`
+	Verify topologyVerify `cmd:"" help:"Check every stream and consumer, and change nothing."`
+}
+
+type topologyFlags struct {
+	URL string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
+}
+
+type topologyApply struct {
+	topologyFlags `embed:""`
+
+	Replicas int `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`
+}
+
+func (t *topologyApply) Run(ctx context.Context, c *console) error {
+	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	changes, err := broker.ApplyTopology(ctx, admin.JetStream(), t.Replicas)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, change := range changes {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", change.Action, change.Name, change.Detail)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return c.print(changes, text.String())
+}
+
+type topologyVerify struct {
+	topologyFlags `embed:""`
+}
+
+func (t *topologyVerify) Run(ctx context.Context, c *console) error {
+	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	if err := broker.VerifyTopology(ctx, admin.JetStream()); err != nil {
+		return err
+	}
+	return c.print(map[string]bool{"verified": true}, "every stream and consumer is as expected\n")
+}

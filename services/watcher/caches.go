@@ -1,0 +1,93 @@
+package watcher
+
+import (
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+)
+
+// Bounds of what is kept in memory. Past them an arbitrary Job's is dropped: a
+// tail is read again, a gone Pod is evidence lost.
+const (
+	maxTails    = 20_000 // Jobs; a tail is about 1 KiB
+	maxGoneJobs = 4_000
+	maxGonePods = 8 // of one Job, the first ones
+)
+
+// known is a job's log as it was last read or written.
+type known struct {
+	service string
+	tail    broker.Tail
+}
+
+// tails keeps the ends of logs by their Job's UID, so that a Job's changes do
+// not read its log each. A stale one is found out by the append that conflicts.
+type tails struct {
+	mu    sync.Mutex
+	byJob map[types.UID]known
+}
+
+func newTails() *tails { return &tails{byJob: map[types.UID]known{}} }
+
+func (t *tails) get(job types.UID) (known, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.byJob[job]
+	return k, ok
+}
+
+func (t *tails) put(job types.UID, k known) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	makeRoom(t.byJob, job, maxTails)
+	t.byJob[job] = k
+}
+
+func (t *tails) drop(job types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byJob, job)
+}
+
+// gonePods keeps Pods as they were last seen, for as long as their Job is there:
+// a deadline deletes them before the Job says that it failed.
+type gonePods struct {
+	mu    sync.Mutex
+	byJob map[types.UID][]*corev1.Pod
+}
+
+func newGonePods() *gonePods { return &gonePods{byJob: map[types.UID][]*corev1.Pod{}} }
+
+func (g *gonePods) of(job types.UID) []*corev1.Pod {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.byJob[job]
+}
+
+func (g *gonePods) add(job types.UID, pod *corev1.Pod) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	makeRoom(g.byJob, job, maxGoneJobs)
+	if pods := g.byJob[job]; len(pods) < maxGonePods {
+		g.byJob[job] = append(pods[:len(pods):len(pods)], pod)
+	}
+}
+
+func (g *gonePods) drop(job types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byJob, job)
+}
+
+func makeRoom[V any](m map[types.UID]V, job types.UID, most int) {
+	if _, ok := m[job]; ok || len(m) < most {
+		return
+	}
+	for other := range m {
+		delete(m, other)
+		return
+	}
+}

@@ -1,0 +1,55 @@
+package watcher
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+)
+
+// Operations of the errors' metric.
+const (
+	operationWatch = "watch"
+	operationLog   = "log"
+	operationJob   = "job"
+)
+
+// succeeded is the outcomes' label for an end without a code.
+const succeeded = "COMPLETED"
+
+// metrics of the service. Labels are bounded: types and codes are constants.
+type metrics struct {
+	events   *prometheus.CounterVec
+	outcomes *prometheus.CounterVec
+	stops    *prometheus.CounterVec
+	surplus  prometheus.Counter
+	errors   *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_events_total", Help: "Events appended by the watcher, by type.",
+		}, []string{"type"}),
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_outcomes_total", Help: "Ends recorded by the watcher, by error code; COMPLETED for success.",
+		}, []string{"code"}),
+		stops: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_stops_total", Help: "Jobs that the watcher decided to end, by error code.",
+		}, []string{"code"}),
+		surplus: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_surplus_total", Help: "Jobs deleted because no log wants them.",
+		}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_errors_total", Help: "Failures that are tried again: watch (broke off), log (reads and appends), job (patches and deletes).",
+		}, []string{"operation"}),
+	}
+	reg.MustRegister(m.events, m.outcomes, m.stops, m.surplus, m.errors)
+	return m
+}
+
+func (m *metrics) outcome(c jobstatus.Code) {
+	if c == "" {
+		c = succeeded
+	}
+	m.outcomes.WithLabelValues(string(c)).Inc()
+}

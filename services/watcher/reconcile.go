@@ -1,0 +1,191 @@
+package watcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
+)
+
+// errMovedOn means that the decision was made on what is no longer so: look
+// again. It is nothing to report.
+var errMovedOn = errors.New("the job has moved on")
+
+// conflictTries bounds the decisions of one look whose append conflicted.
+const conflictTries = 5
+
+// reconcile looks at one Job and does what is missing. It returns when to look
+// again though nothing changes; zero: no need.
+func (w *Watcher) reconcile(ctx context.Context, name types.NamespacedName) (time.Time, error) {
+	obj, exists, err := w.jobs.GetIndexer().GetByKey(name.String())
+	if err != nil || !exists {
+		return time.Time{}, err
+	}
+	job, ok := obj.(*batchv1.Job)
+	if !ok {
+		return time.Time{}, fmt.Errorf("the cache of Jobs holds a %T", obj)
+	}
+	for range conflictTries {
+		again, err := w.look(ctx, job)
+		if !errors.Is(err, broker.ErrConflict) {
+			return again, err
+		}
+		w.tails.drop(job.UID)
+	}
+	return time.Time{}, errMovedOn
+}
+
+// look decides once and acts. broker.ErrConflict: the log was not what the
+// decision was made on.
+func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error) {
+	pods, err := w.podsOf(job)
+	if err != nil {
+		return time.Time{}, err
+	}
+	o := jobstatus.Observe(job, pods, w.gone.of(job.UID))
+	s, err := w.subject(ctx, job)
+	if err != nil {
+		w.metrics.errors.WithLabelValues(operationLog).Inc()
+		return time.Time{}, err
+	}
+	if !s.ours {
+		return time.Time{}, w.orphan(ctx, o, job, s)
+	}
+	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.options.Deadlines)
+	if err := w.append(ctx, job, s, d); err != nil {
+		return time.Time{}, err
+	}
+	return d.LookAt, w.act(ctx, job, s, d)
+}
+
+func (w *Watcher) podsOf(job *batchv1.Job) ([]*corev1.Pod, error) {
+	objs, err := w.pods.GetIndexer().ByIndex(indexJob, string(job.UID))
+	if err != nil {
+		return nil, fmt.Errorf("index of Pods: %w", err)
+	}
+	pods := make([]*corev1.Pod, 0, len(objs))
+	for _, obj := range objs {
+		if p, ok := obj.(*corev1.Pod); ok {
+			pods = append(pods, p)
+		}
+	}
+	return pods, nil
+}
+
+// subject is the job that a Job is of, as its log and its request say.
+type subject struct {
+	known
+
+	ours    bool
+	unknown bool // there is no request of that key
+	key     string
+	id      string
+	trace   string
+	request *jobsv1.JobRequested // read only where the log is empty, or is about another Job
+}
+
+func (s subject) log() jobstatus.Log {
+	if s.tail.Empty() {
+		return jobstatus.Log{}
+	}
+	return jobstatus.LogOf(&s.tail.Last)
+}
+
+// subject reads the log of the key that the Job carries. A label alone proves
+// nothing: the Job is ours where the log names its UID, else where the request
+// exists and describes it. The service too is the request's word.
+func (w *Watcher) subject(ctx context.Context, job *batchv1.Job) (subject, error) {
+	s := subject{key: job.Labels[kubejob.LabelKey], id: job.Annotations[kubejob.AnnotationID]}
+	if s.key == "" {
+		if s.id == "" {
+			s.unknown = true
+			return s, nil
+		}
+		s.key = event.Key(s.id)
+	}
+	var cached bool
+	if s.known, cached = w.tails.get(job.UID); !cached {
+		s.service = job.Labels[kubejob.LabelApp]
+		var err error
+		if s.tail, err = w.log.Tail(ctx, s.service, s.key); err != nil {
+			return s, err
+		}
+	}
+	if !s.tail.Empty() && s.log().JobID == job.UID {
+		s.ours, s.id, s.trace = true, s.tail.Last.ID, s.tail.Last.Trace
+	} else if err := w.claim(ctx, job, &s); err != nil {
+		return s, err
+	}
+	if s.ours {
+		w.tails.put(job.UID, s.known)
+	}
+	return s, nil
+}
+
+// claim asks the request whether the Job is its own.
+func (w *Watcher) claim(ctx context.Context, job *batchv1.Job, s *subject) error {
+	e, err := w.log.Request(ctx, s.key)
+	if errors.Is(err, broker.ErrNotFound) {
+		s.unknown = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r, ok := e.Data.(*jobsv1.JobRequested)
+	if !ok {
+		return fmt.Errorf("the request of key %s is a %T", s.key, e.Data)
+	}
+	if !w.named(job, r) {
+		return nil
+	}
+	s.ours, s.request, s.id, s.trace = true, r, r.GetId(), e.Trace
+	if s.service == r.GetService() {
+		return nil
+	}
+	s.service = r.GetService() // the Job's label was changed
+	s.tail, err = w.log.Tail(ctx, s.service, s.key)
+	return err
+}
+
+func (w *Watcher) named(job *batchv1.Job, r *jobsv1.JobRequested) bool {
+	prefix := r.GetJob().GetPrefixName()
+	return kubejob.Matches(job, r, w.options.Installation) &&
+		(job.Name == kubejob.Name(prefix, r.GetId()) || job.Name == kubejob.LongName(prefix, r.GetId()))
+}
+
+// append writes the decision's events, each after the one before.
+func (w *Watcher) append(ctx context.Context, job *batchv1.Job, s subject, d jobstatus.Decision) error {
+	source := event.SourceOfNamespace(w.options.Installation, job.Namespace)
+	for _, data := range d.Events {
+		e, err := event.New(s.key, source, s.id, 0, w.options.Now(), data)
+		if err != nil {
+			return err
+		}
+		e.Trace = s.trace
+		if s.tail, err = w.log.Append(ctx, s.service, s.tail, e); err != nil {
+			if !errors.Is(err, broker.ErrConflict) {
+				w.tails.drop(job.UID)
+				w.metrics.errors.WithLabelValues(operationLog).Inc()
+			}
+			return err
+		}
+		w.tails.put(job.UID, s.known)
+		w.metrics.events.WithLabelValues(string(e.Type)).Inc()
+		if e.Type.Terminal() {
+			w.metrics.outcome(d.Reason.Code)
+			w.line(job, s).Str("type", string(e.Type)).Str("code", string(d.Reason.Code)).Msg("job ended")
+		}
+	}
+	return nil
+}
