@@ -96,6 +96,10 @@ func startDev(t *testing.T, dir string, env ...string) *dev {
 		t.Fatal(err)
 	}
 	d.cmd.Stdout, d.cmd.Stderr = w, w
+	// What a killed predecessor left says nothing about this one.
+	if err := os.Remove(filepath.Join(dir, "dev.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
 	begin := time.Now()
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)

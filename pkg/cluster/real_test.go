@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"context"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"

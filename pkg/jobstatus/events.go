@@ -76,4 +76,4 @@ func JobID(e Event) types.UID {
 	return ""
 }
 
-func unsigned(n int64) uint32 { return uint32(max(0, min(n, math.MaxUint32))) } //nolint:gosec // bounded here
+func unsigned(n int64) uint32 { return uint32(max(0, min(n, math.MaxUint32))) }

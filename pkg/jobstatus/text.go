@@ -11,11 +11,11 @@ const (
 	maxQuote       = 512     // any other message
 )
 
-// quote is the first max bytes of s as one line: control characters and white
+// quote is the first limit bytes of s as one line: control characters and white
 // space become single spaces, invalid UTF-8 goes.
-func quote(s string, max int) string {
-	if len(s) > max {
-		s = s[:max] // a rune cut in two is invalid and goes with the rest
+func quote(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit] // a rune cut in two is invalid and goes with the rest
 	}
 	s = strings.ToValidUTF8(s, "")
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool {

@@ -35,8 +35,8 @@ type Check func() error
 
 // Listen binds address, host:port, and answers in the background until Stop.
 // Port 0 takes a free one. It is not ready before a Check was added.
-func Listen(address string) (*Server, error) {
-	l, err := net.Listen("tcp", address)
+func Listen(ctx context.Context, address string) (*Server, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("health and metrics: %w; choose another with --metrics-addr", err)
 	}
@@ -136,7 +136,7 @@ func probe(ctx context.Context, client *http.Client, address string) (ready bool
 	if err != nil {
 		return false, "", err
 	}
-	defer res.Body.Close() //nolint:errcheck // only read
+	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	return res.StatusCode == http.StatusOK, strings.TrimSpace(string(body)), err
 }

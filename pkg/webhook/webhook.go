@@ -124,7 +124,7 @@ func (c *Client) post(ctx context.Context, cb Callback) Outcome {
 	if err != nil {
 		return outcomeOf(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // nothing was written to it
+	defer res.Body.Close()
 	out := Outcome{Attempt: delivery.Attempt{Class: delivery.ClassOfStatus(res.StatusCode), Code: res.StatusCode}}
 	if out.Class == delivery.Unwell {
 		out.RetryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())

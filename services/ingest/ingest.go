@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
 )
 
@@ -53,7 +55,7 @@ func (c *Config) Validate() error {
 // Run receives until ctx ends, then lets the open polls end, finishes what was
 // started and gives back the rest.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(cfg.MetricsAddr)
+	server, err := process.Listen(ctx, cfg.MetricsAddr)
 	if err != nil {
 		return err
 	}
@@ -66,7 +68,8 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	defer b.Close()
 	in := &intake{
 		broker: b, log: log, installation: cfg.Installation,
-		options: parseOptions(cfg), metrics: newMetrics(server.Registry()),
+		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(server.Registry()),
+		parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	queues, err := openQueues(ctx, cfg, log)
 	if err != nil {

@@ -25,17 +25,18 @@ type intake struct {
 	installation string
 	options      request.Options
 	metrics      *metrics
-}
-
-func parseOptions(cfg Config) request.Options {
-	return request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}
+	// parsing bounds the messages being parsed: a hostile one of 1 MiB may take
+	// 80 MB while it is.
+	parsing chan struct{}
 }
 
 // take brings a message to where it may be deleted: accepted, known already,
 // or recorded as rejected. After an error it may be called again; whatever was
 // stored then is found.
 func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) error {
+	in.parsing <- struct{}{}
 	parsed := request.Parse(m.Body, in.options)
+	<-in.parsing
 	if parsed.Request == nil {
 		return in.reject(ctx, queue, m, parsed, jobstatus.MessageInvalid, parsed.Problems)
 	}

@@ -36,7 +36,7 @@ func (d *demoCommand) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	defer logFile.Close() //nolint:errcheck // a log of a demo
+	defer logFile.Close()
 	start := time.Now()
 	show := showCalls(c.out, c.json, start)
 	calls := make(chan hookd.Call, 16)

@@ -74,7 +74,7 @@ func readMessage(name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		in = f
 	}
 	return io.ReadAll(io.LimitReader(in, maxMessage))

@@ -97,6 +97,12 @@ type stack struct {
 	hooks *hookd.Server
 	kube  *kubed.Cluster // nil with a cluster of one's own
 
+	configs struct {
+		ingest   ingest.Config
+		launcher launcher.Config
+		watcher  watcher.Config
+		notifier notifier.Config
+	}
 	description  description
 	services     *errgroup.Group
 	ended        context.Context // done when a service failed or was stopped
@@ -114,7 +120,7 @@ func startStack(ctx context.Context, cfg stackConfig) (*stack, error) {
 	s := &stack{cfg: cfg, start: time.Now()}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not ready in %s", startTimeout))
 	defer cancel()
-	for _, step := range []func(context.Context) error{s.takeFolder, s.startParts, s.startServices, s.describe} {
+	for _, step := range []func(context.Context) error{s.takeFolder, s.configure, s.startParts, s.startServices, s.describe} {
 		if err := step(ctx); err != nil {
 			s.stop()
 			return nil, err
@@ -142,12 +148,12 @@ func (s *stack) takeFolder(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(s.cfg.Dir, descriptionFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return s.keepPorts()
+	return s.keepPorts(ctx)
 }
 
 // keepPorts gives each part the port that it had on this folder before:
 // messages of then name the webhook receiver's.
-func (s *stack) keepPorts() error {
+func (s *stack) keepPorts(ctx context.Context) error {
 	file := filepath.Join(s.cfg.Dir, "ports.json")
 	s.ports = map[string]int{}
 	if b, err := os.ReadFile(file); err == nil {
@@ -155,6 +161,7 @@ func (s *stack) keepPorts() error {
 			return fmt.Errorf("%s: %w; remove it", file, err)
 		}
 	}
+	var listen net.ListenConfig
 	var listeners []net.Listener // held until all are chosen, so that they differ
 	defer func() {
 		for _, l := range listeners {
@@ -162,9 +169,9 @@ func (s *stack) keepPorts() error {
 		}
 	}()
 	for _, part := range []string{"nats", "sqs", "webhooks", "ingest", "launcher", "watcher", "notifier"} {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", s.ports[part]))
+		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", s.ports[part]))
 		if err != nil {
-			if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			if l, err = listen.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
 				return err
 			}
 			s.say(part, "port %d is taken, moves to another", s.ports[part])
@@ -198,7 +205,7 @@ func (s *stack) startParts(ctx context.Context) error {
 	}
 	d.Webhooks.URL = s.hooks.URL()
 	s.say("webhooks", "%s", d.Webhooks.URL)
-	d.Kubernetes.Kubeconfig = s.cfg.Kubeconfig
+	d.Kubernetes.Kubeconfig = s.kubeconfig()
 	if s.cfg.Kubeconfig == "" {
 		return s.startKubernetes(ctx)
 	}
@@ -223,48 +230,48 @@ func (s *stack) startKubernetes(ctx context.Context) error {
 		},
 	})
 	ready.Store(true)
-	if err != nil {
-		return err
-	}
-	s.description.Kubernetes.Kubeconfig = s.kube.Kubeconfig()
-	return nil
+	return err
 }
 
-// startServices runs the four with the addresses of this stack; all else comes
-// from the environment, as for their own binaries.
-func (s *stack) startServices(ctx context.Context) error {
-	d := s.description
-	nats, kube := "--nats-url="+d.NATS.URL, "--kubeconfig="+d.Kubernetes.Kubeconfig
-	var (
-		in    ingest.Config
-		la    launcher.Config
-		wa    watcher.Config
-		no    notifier.Config
-		addrs = map[string]string{}
+// configure reads the four services' configuration with the addresses of this
+// stack; all else comes from the environment, as for their own binaries. A bad
+// value is told before anything starts.
+func (s *stack) configure(context.Context) error {
+	c := &s.configs
+	nats, kube := "--nats-url=nats://"+s.address("nats"), "--kubeconfig="+s.kubeconfig()
+	metrics := func(role string) string { return "--metrics-addr=" + s.address(role) }
+	return errors.Join(
+		process.Parse(&c.ingest, nil, nats, metrics("ingest"), "--sqs-queue-url=http://"+s.address("sqs")+"/"+devQueue),
+		process.Parse(&c.launcher, nil, nats, metrics("launcher"), kube),
+		process.Parse(&c.watcher, nil, nats, metrics("watcher"), kube),
+		process.Parse(&c.notifier, notifier.Vars(), nats, metrics("notifier"), "--webhook-allow="+s.cfg.WebhookAllow),
 	)
-	metrics := func(role string) string {
-		addrs[role] = s.address(role)
-		return "--metrics-addr=" + s.address(role)
+}
+
+// kubeconfig is the given cluster's, or where the local one writes its own.
+func (s *stack) kubeconfig() string {
+	if s.cfg.Kubeconfig != "" {
+		return s.cfg.Kubeconfig
 	}
-	if err := errors.Join(
-		process.Parse(&in, nil, nats, metrics("ingest"), "--sqs-queue-url="+d.SQS.QueueURL),
-		process.Parse(&la, nil, nats, metrics("launcher"), kube),
-		process.Parse(&wa, nil, nats, metrics("watcher"), kube),
-		process.Parse(&no, notifier.Vars(), nats, metrics("notifier"), "--webhook-allow="+s.cfg.WebhookAllow),
-	); err != nil {
-		return err
-	}
-	in.Endpoint, in.Region = d.SQS.Endpoint, d.SQS.Region
+	return filepath.Join(s.cfg.Dir, "kubernetes", "kubeconfig")
+}
+
+// startServices runs the four, and waits until they are ready.
+func (s *stack) startServices(ctx context.Context) error {
+	c := s.configs
+	c.ingest.QueueURLs = []string{s.description.SQS.QueueURL} // as the endpoint names it
+	c.ingest.Endpoint, c.ingest.Region = s.description.SQS.Endpoint, s.description.SQS.Region
 	var running context.Context
 	running, s.stopServices = context.WithCancel(context.WithoutCancel(ctx))
 	s.services, s.ended = errgroup.WithContext(running)
 	log := func(role string) zerolog.Logger { return s.cfg.Log.With().Str("role", role).Logger() }
-	s.services.Go(func() error { return ingest.Run(s.ended, in, log("ingest")) })
-	s.services.Go(func() error { return launcher.Run(s.ended, la, log("launcher")) })
-	s.services.Go(func() error { return watcher.Run(s.ended, wa, log("watcher")) })
-	s.services.Go(func() error { return notifier.Run(s.ended, no, log("notifier")) })
+	s.services.Go(func() error { return ingest.Run(s.ended, c.ingest, log("ingest")) })
+	s.services.Go(func() error { return launcher.Run(s.ended, c.launcher, log("launcher")) })
+	s.services.Go(func() error { return watcher.Run(s.ended, c.watcher, log("watcher")) })
+	s.services.Go(func() error { return notifier.Run(s.ended, c.notifier, log("notifier")) })
 	s.description.Metrics = map[string]string{}
-	for role, address := range addrs {
+	for _, role := range []string{"ingest", "launcher", "watcher", "notifier"} {
+		address := s.address(role)
 		if err := s.awaitReady(ctx, address); err != nil {
 			return fmt.Errorf("%s: %w", role, err)
 		}

@@ -262,5 +262,5 @@ func (l *launcher) event(e event.Event, r *jobsv1.JobRequested, data proto.Messa
 // retryWait doubles from a second to a minute, varied by a fifth.
 func retryWait(tries int) time.Duration {
 	d := minRetry << min(tries, 6)
-	return time.Duration(float64(min(d, maxRetry)) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // a wait, not a secret
+	return time.Duration(float64(min(d, maxRetry)) * (0.8 + 0.4*rand.Float64()))
 }

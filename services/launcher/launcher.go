@@ -45,7 +45,7 @@ func (c *Config) Validate() error {
 
 // Run launches until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(cfg.MetricsAddr)
+	server, err := process.Listen(ctx, cfg.MetricsAddr)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ const (
 
 // Run delivers until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(cfg.MetricsAddr)
+	server, err := process.Listen(ctx, cfg.MetricsAddr)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,8 @@ const (
 	slotRetry = time.Second
 	// recordRetry is between tries to record a 2xx.
 	recordRetry = 200 * time.Millisecond
+	// newEvent is the age up to which an event counts as new.
+	newEvent = 2 * time.Second
 	// linkPoll is between looks at a connection that is down.
 	linkPoll = 50 * time.Millisecond
 )
@@ -46,8 +48,11 @@ func (n *notifier) appended(ctx context.Context, m broker.Message) error {
 	}
 	t := &token{event: e, wakeup: fresh(e)}
 	// Nothing but a surrender can be recorded of a first event that is handed
-	// out for the first time: no read, the compare-and-set will tell.
-	first := e.Event.Sequence == 0 && m.Delivered == 1
+	// out for the first time: no read, the compare-and-set will tell. The count
+	// of deliveries is believed of a new event only: a server that was killed
+	// may have forgotten that it handed out an old one, and reading the ledger
+	// spares a repeat.
+	first := e.Event.Sequence == 0 && m.Delivered == 1 && n.now().Sub(e.Time) < newEvent
 	return n.run(ctx, t, first)
 }
 

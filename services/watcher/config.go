@@ -61,7 +61,7 @@ func (c *Config) Validate() error {
 
 // Run watches until ctx ends.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(cfg.MetricsAddr)
+	server, err := process.Listen(ctx, cfg.MetricsAddr)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.OnCall == nil {
 		cfg.OnCall = func(Call) {}
 	}
-	ln, err := net.Listen("tcp", cfg.Addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("hookd: listen on %s, is it in use? %w", cfg.Addr, err)
 	}

@@ -60,7 +60,7 @@ func TestACallIsRecordedBeforeItIsAnswered(t *testing.T) {
 		t.Fatalf("%d calls recorded, OnCall saw %d, want 1 each", len(calls), len(seen))
 	}
 	c := calls[0]
-	if c.Method != "POST" || c.Path != "/a/b" || string(c.Body) != `{"n":1}` || c.Status != 204 ||
+	if c.Method != http.MethodPost || c.Path != "/a/b" || string(c.Body) != `{"n":1}` || c.Status != 204 ||
 		c.Header.Get("Content-Type") != "application/json" || c.At.IsZero() {
 		t.Errorf("recorded %+v", c)
 	}
@@ -101,7 +101,7 @@ func TestABodyOverTheLimitIsAnswered413(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
-	if c := s.Calls(); resp.StatusCode != 413 || len(c) != 1 || c[0].Status != 413 || len(c[0].Body) != 1<<20 {
+	if c := s.Calls(); resp.StatusCode != http.StatusRequestEntityTooLarge || len(c) != 1 || c[0].Status != http.StatusRequestEntityTooLarge || len(c[0].Body) != 1<<20 {
 		t.Errorf("answered %s, %d calls", resp.Status, len(c))
 	}
 }

@@ -109,10 +109,11 @@ func options(cfg Config) (*server.Options, error) {
 	if err != nil {
 		return nil, fmt.Errorf("natsd: address %q: want host:port: %w", cfg.Addr, err)
 	}
-	port, err := net.LookupPort("tcp", service)
+	number, err := strconv.ParseUint(service, 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("natsd: address %q: want a port from 0 to 65535: %w", cfg.Addr, err)
 	}
+	port := int(number)
 	if port == 0 {
 		port = server.RANDOM_PORT // 0 means 4222 to the server
 	}

@@ -166,12 +166,12 @@ func sameValue(attribute, x, y string) bool {
 	}
 	p, errP := readRedrivePolicy(x)
 	q, errQ := readRedrivePolicy(y)
-	return errP == nil && errQ == nil && p != nil && q != nil && *p == *q
+	return errP == nil && errQ == nil && p == q
 }
 
 // checkRedrive wants a dead-letter queue that exists and is of the same kind.
 func (a *account) checkRedrive(text string, settings attributes) error {
-	if settings.redrive == nil {
+	if settings.redrive == (redrivePolicy{}) {
 		return nil
 	}
 	target := a.deadLetters(settings.redrive)
@@ -185,7 +185,7 @@ func (a *account) checkRedrive(text string, settings attributes) error {
 	return nil
 }
 
-func (a *account) deadLetters(policy *redrivePolicy) *queue {
+func (a *account) deadLetters(policy redrivePolicy) *queue {
 	name, ok := strings.CutPrefix(policy.TargetARN, a.arn(""))
 	if !ok {
 		return nil
@@ -316,7 +316,7 @@ func (a *account) receive(ctx context.Context, queueURL string, r receiving) ([]
 func (a *account) take(q *queue, now time.Time, r receiving) ([]delivery, *commit) {
 	maxReceives := 0
 	var target *queue
-	if policy := q.attributes.redrive; policy != nil {
+	if policy := q.attributes.redrive; policy.MaxReceives > 0 {
 		if target = a.deadLetters(policy); target != nil {
 			maxReceives = policy.MaxReceives
 		}

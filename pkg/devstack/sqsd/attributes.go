@@ -20,9 +20,10 @@ type attributes struct {
 	fifo          bool
 	contentDedup  bool
 	dedupPerGroup bool
-	redrive       *redrivePolicy
+	redrive       redrivePolicy
 }
 
+// redrivePolicy is the zero value in a queue without one.
 type redrivePolicy struct {
 	TargetARN   string
 	MaxReceives int
@@ -59,7 +60,7 @@ var queueNamePattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$`)
 func checkQueueName(name string, fifo bool) error {
 	base, suffixed := strings.CutSuffix(name, ".fifo")
 	switch {
-	case fifo && !(suffixed && len(name) <= 80 && queueNamePattern.MatchString(base)):
+	case fifo && (!suffixed || len(name) > 80 || !queueNamePattern.MatchString(base)):
 		return errInvalidParameter("The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with .fifo suffix and be 1 to 80 in length.")
 	case !fifo && !queueNamePattern.MatchString(name):
 		return errInvalidParameter("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length.")
@@ -118,9 +119,9 @@ func readAttributes(set map[string]string) (attributes, error) {
 
 // readRedrivePolicy reads the policy's JSON. maxReceiveCount is from 1 to
 // 1,000 and may be a number or a text, as on AWS. Empty is no policy.
-func readRedrivePolicy(text string) (*redrivePolicy, error) {
+func readRedrivePolicy(text string) (redrivePolicy, error) {
 	if text == "" {
-		return nil, nil
+		return redrivePolicy{}, nil
 	}
 	var policy struct {
 		DeadLetterTargetARN string          `json:"deadLetterTargetArn"`
@@ -130,18 +131,18 @@ func readRedrivePolicy(text string) (*redrivePolicy, error) {
 		return errInvalidParameter("Value %s for parameter RedrivePolicy is invalid. Reason: %s", text, reason)
 	}
 	if err := json.Unmarshal([]byte(text), &policy); err != nil {
-		return nil, invalid("Redrive policy is not a valid JSON map.")
+		return redrivePolicy{}, invalid("Redrive policy is not a valid JSON map.")
 	}
 	n, err := strconv.Atoi(strings.Trim(string(policy.MaxReceiveCount), `"`))
 	switch {
 	case policy.DeadLetterTargetARN == "":
-		return nil, invalid("Redrive policy does not contain mandatory attribute: deadLetterTargetArn.")
+		return redrivePolicy{}, invalid("Redrive policy does not contain mandatory attribute: deadLetterTargetArn.")
 	case len(policy.MaxReceiveCount) == 0:
-		return nil, invalid("Redrive policy does not contain mandatory attribute: maxReceiveCount.")
+		return redrivePolicy{}, invalid("Redrive policy does not contain mandatory attribute: maxReceiveCount.")
 	case err != nil || n < 1 || n > 1000:
-		return nil, invalid("Invalid value for maxReceiveCount; it must be from 1 to 1000.")
+		return redrivePolicy{}, invalid("Invalid value for maxReceiveCount; it must be from 1 to 1000.")
 	}
-	return &redrivePolicy{TargetARN: policy.DeadLetterTargetARN, MaxReceives: n}, nil
+	return redrivePolicy{TargetARN: policy.DeadLetterTargetARN, MaxReceives: n}, nil
 }
 
 // describe gives the attributes that were asked for; names may hold All.

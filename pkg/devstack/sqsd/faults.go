@@ -115,5 +115,5 @@ func hits(next *int, rate float64) bool {
 		*next--
 		return true
 	}
-	return rate > 0 && rand.Float64() < rate //nolint:gosec // not a secret
+	return rate > 0 && rand.Float64() < rate
 }

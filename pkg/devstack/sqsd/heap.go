@@ -18,7 +18,7 @@ func (h *indexed[T]) Swap(i, j int) {
 }
 
 func (h *indexed[T]) Push(x any) {
-	item := x.(T)
+	item, _ := x.(T) // only put pushes
 	*h.place(item) = len(h.items)
 	h.items = append(h.items, item)
 }

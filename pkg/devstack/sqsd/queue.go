@@ -372,7 +372,7 @@ func (q *queue) delete(now time.Time, handle string) error {
 		return err
 	case m == nil:
 		return nil
-	case q.attributes.fifo && !(current && m.InFlight):
+	case q.attributes.fifo && (!current || !m.InFlight):
 		return errReceiptHandleExpired(handle)
 	case current:
 		q.remove(m)

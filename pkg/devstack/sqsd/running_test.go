@@ -18,22 +18,26 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 )
 
-// watchedClock says when a long poll has begun to wait.
+// watchedClock says when a long poll begins to wait and when it ends to.
 type watchedClock struct {
 	*sqsd.ManualClock
 	waits chan time.Time
+	ends  chan struct{}
 }
 
 func (c watchedClock) At(t time.Time) (<-chan struct{}, func()) {
 	reached, cancel := c.ManualClock.At(t)
 	c.waits <- t
-	return reached, cancel
+	return reached, func() {
+		cancel()
+		c.ends <- struct{}{}
+	}
 }
 
 // polling is an endpoint with long polls of which a test knows when they wait.
 func polling(t *testing.T) (endpoint, watchedClock) {
 	t.Helper()
-	clock := watchedClock{newClock(), make(chan time.Time, 100)}
+	clock := watchedClock{newClock(), make(chan time.Time, 100), make(chan struct{}, 100)}
 	s, err := sqsd.Start(sqsd.Config{Clock: clock})
 	check(t, err)
 	e := endpoint{Server: s, Client: newClient(t, s.URL()), clock: clock.ManualClock, t: t}
@@ -155,6 +159,21 @@ func TestStopAnswersPollsAtOnce(t *testing.T) {
 	}
 }
 
+func TestEndPollsLeavesTheRestRunning(t *testing.T) {
+	e, clock := polling(t)
+	url := e.queue("q", nil)
+	e.send(url, "held")
+	held := e.receive(url)[0]
+	waiting := e.poll(t.Context(), clock, url)
+	e.EndPolls()
+	wantBody(t, waiting, "")
+	out, err := e.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &url, WaitTimeSeconds: 20})
+	check(t, err)
+	wantEqual(t, "messages of a later poll", len(out.Messages), 0)
+	check(t, e.delete(url, held))
+	wantEqual(t, "counts", e.counts(url), "0 0 0")
+}
+
 func TestAPollWhoseCallerIsGoneTakesNothing(t *testing.T) {
 	e, clock := polling(t)
 	url := e.queue("q", nil)
@@ -164,6 +183,7 @@ func TestAPollWhoseCallerIsGoneTakesNothing(t *testing.T) {
 	if p := <-poll; p.err == nil {
 		t.Fatal("the poll was answered")
 	}
+	<-clock.ends // the endpoint has noticed
 	next := e.poll(t.Context(), clock, url)
 	e.send(url, "m")
 	wantBody(t, next, "m")

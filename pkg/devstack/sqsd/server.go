@@ -77,7 +77,7 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = wallClock{}
 	}
-	ln, err := net.Listen("tcp", cfg.Addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("sqsd: listen on %s, is it in use? %w", cfg.Addr, err)
 	}

@@ -258,7 +258,7 @@ func TestAttributesAreGivenOnlyWhenAskedFor(t *testing.T) {
 	wantEqual(t, "asked for nothing", names(none[0]), "")
 	prefix := e.receive(url, atMost(1), func(in *sqs.ReceiveMessageInput) {
 		in.MessageAttributeNames, in.MessageSystemAttributeNames = []string{"a.*"}, nil
-		in.AttributeNames = []types.QueueAttributeName{"SentTimestamp"}
+		in.AttributeNames = []types.QueueAttributeName{"SentTimestamp"} //nolint:staticcheck // older clients send it
 	})
 	wantEqual(t, "asked for a prefix and an older name", names(prefix[0]), "a.b SentTimestamp")
 	all := e.receive(url, atMost(1), func(in *sqs.ReceiveMessageInput) {

@@ -164,7 +164,7 @@ func removePrefix(tx *bolt.Tx, prefix []byte) error {
 	for _, name := range perQueueBuckets {
 		b := tx.Bucket(name)
 		var keys [][]byte
-		for k, _ := range prefixed(b, prefix) {
+		for k := range prefixed(b, prefix) {
 			keys = append(keys, k)
 		}
 		for _, k := range keys {

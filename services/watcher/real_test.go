@@ -1,0 +1,303 @@
+package watcher_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	batchv1 "k8s.io/api/batch/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/cluster"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
+	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/services/watcher"
+)
+
+// plant is the real parts: a control plane, NATS and the broker. Its
+// installation is the test's namespace, so that tests keep apart.
+type plant struct {
+	t         *testing.T
+	client    kubernetes.Interface
+	broker    *broker.Broker
+	namespace string
+}
+
+func newPlant(t *testing.T) *plant {
+	shared := kubed.Shared(t)
+	p := &plant{t: t, namespace: shared.Namespace(t)}
+	config, err := cluster.Config(shared.Kubeconfig(), "watcher", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.client, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	server, err := natsd.Start(t.Context(), natsd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	p.broker, err = broker.Open(t.Context(), broker.Config{URL: server.URL(), Topology: broker.Create, Replicas: 1, Role: "watcher"}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.broker.Close)
+	return p
+}
+
+// watch runs a watcher until the returned function, or the test's end.
+func (p *plant) watch(d jobstatus.Deadlines) (stop func()) {
+	w := watcher.New(p.broker, p.client, watcher.Options{Installation: p.namespace, Namespace: p.namespace, Deadlines: d},
+		zerolog.New(zerolog.NewTestWriter(p.t)), prometheus.NewRegistry())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	ended := false
+	stop = func() {
+		if !ended {
+			ended = true
+			cancel()
+			if err := <-done; err != nil {
+				p.t.Error(err)
+			}
+		}
+	}
+	p.t.Cleanup(stop)
+	p.await("the caches", func(context.Context) (bool, error) { return w.Ready() == nil, nil })
+	return stop
+}
+
+// submit accepts a request and creates its Job, as ingest and launcher do.
+func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *batchv1.Job {
+	p.t.Helper()
+	r := &jobsv1.JobRequested{
+		Id: id, Service: "svc", Hash: "hash", QueuedAt: timestamppb.Now(),
+		Job: &jobsv1.Job{
+			PrefixName: "w", Namespace: p.namespace, Image: image, Command: []string{"run"}, ServiceAccount: "default",
+			TtlSecondsAfterFinished: 60, ActiveDeadlineSeconds: 600,
+		},
+	}
+	for _, c := range change {
+		c(r)
+	}
+	e, err := event.New(event.Key(id), event.SourceOfQueue(p.namespace, "q"), id, 0, time.Now(), r)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.broker.Accept(p.t.Context(), e); err != nil {
+		p.t.Fatal(err)
+	}
+	job, err := kubejob.Build(r, p.namespace, kubejob.Name("w", id))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	job, err = p.client.BatchV1().Jobs(p.namespace).Create(p.t.Context(), job, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return job
+}
+
+// awaitEnd waits for the end of the id's log and returns its last event.
+func (p *plant) awaitEnd(id string) event.Event {
+	p.t.Helper()
+	var last event.Event
+	p.await("end of "+id, func(ctx context.Context) (bool, error) {
+		tail, err := p.broker.Tail(ctx, "svc", event.Key(id))
+		last = tail.Last
+		return err == nil && last.Type.Terminal(), err
+	})
+	return last
+}
+
+// awaitTail waits for an event of the type at the end of the id's log.
+func (p *plant) awaitTail(id string, t event.Type) {
+	p.t.Helper()
+	p.await(string(t)+" of "+id, func(ctx context.Context) (bool, error) {
+		tail, err := p.broker.Tail(ctx, "svc", event.Key(id))
+		return err == nil && tail.Last.Type == t, err
+	})
+}
+
+// awaitRelease waits until our finalizer, or the Job, is gone.
+func (p *plant) awaitRelease(job *batchv1.Job) {
+	p.t.Helper()
+	p.await("release of "+job.Name, func(ctx context.Context) (bool, error) {
+		now, err := p.client.BatchV1().Jobs(p.namespace).Get(ctx, job.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return err == nil && !slices.Contains(now.Finalizers, kubejob.Finalizer), err
+	})
+}
+
+func (p *plant) await(what string, ok wait.ConditionWithContextFunc) {
+	p.t.Helper()
+	if err := wait.PollUntilContextTimeout(p.t.Context(), 20*time.Millisecond, 60*time.Second, true, ok); err != nil {
+		p.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// quick deadlines, long enough for a simulated node.
+func quick() jobstatus.Deadlines {
+	d := jobstatus.DefaultDeadlines()
+	d.ImagePull, d.Unstartable = 3*time.Second, 2*time.Second
+	return d
+}
+
+// Every end that the simulated nodes can give, by one watcher.
+func TestRealJobs(t *testing.T) {
+	p := newPlant(t)
+	p.watch(quick())
+	limited := func(r *jobsv1.JobRequested) { r.Job.ActiveDeadlineSeconds = 2 }
+	cases := []struct {
+		image  string
+		change func(*jobsv1.JobRequested)
+		events int // in the log
+		typ    event.Type
+		code   jobstatus.Code
+		says   string
+	}{
+		{"sim/succeed:100ms", nil, 3, event.TypeJobCompleted, "", ""},
+		{"sim/exit:3", nil, 3, event.TypeJobFailed, jobstatus.ContainerExitNonzero, "exit code 3"},
+		{"sim/oom", nil, 3, event.TypeJobFailed, jobstatus.OOMKilled, "OOMKilled"},
+		{"sim/evict", nil, 3, event.TypeJobFailed, jobstatus.Evicted, ""},
+		{"sim/hang", limited, 3, event.TypeJobFailed, jobstatus.DeadlineExceeded, "2 seconds"},
+		{"sim/pull-fail", nil, 2, event.TypeJobException, jobstatus.ImagePullFailed, "Nothing ran for 3s"},
+		{"sim/bad-name", nil, 2, event.TypeJobException, jobstatus.ImageNameInvalid, "InvalidImageName"},
+		{"sim/config-error", nil, 2, event.TypeJobException, jobstatus.ContainerConfigError, "CreateContainerConfigError"},
+	}
+	jobs := make([]*batchv1.Job, len(cases))
+	for i, c := range cases {
+		if c.change == nil {
+			c.change = func(*jobsv1.JobRequested) {}
+		}
+		jobs[i] = p.submit(c.image, c.image, c.change)
+	}
+	for i, c := range cases {
+		last := p.awaitEnd(c.image)
+		code, says := errorOf(last)
+		if last.Type != c.typ || code != c.code || !strings.Contains(says, c.says) || last.Sequence+1 != c.events {
+			t.Errorf("%s: %s %s %q as event %d", c.image, last.Type, code, says, last.Sequence)
+		}
+		if jobstatus.JobID(last.Data) != jobs[i].UID {
+			t.Errorf("%s: about Job %q", c.image, jobstatus.JobID(last.Data))
+		}
+		p.awaitRelease(jobs[i])
+	}
+}
+
+func errorOf(e event.Event) (jobstatus.Code, string) {
+	if d, ok := e.Data.(interface{ GetError() *jobsv1.Error }); ok {
+		return jobstatus.Code(d.GetError().GetErrorCode()), d.GetError().GetMessage()
+	}
+	return "", ""
+}
+
+func TestRealDeletion(t *testing.T) {
+	p := newPlant(t)
+	p.watch(quick())
+	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
+		id := string(policy)
+		job := p.submit(id, "sim/hang")
+		p.awaitTail(id, event.TypePodStarted)
+		if err := p.client.BatchV1().Jobs(p.namespace).Delete(t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+			t.Fatal(err)
+		}
+		if code, _ := errorOf(p.awaitEnd(id)); code != jobstatus.JobDeleted {
+			t.Errorf("%s: %s", policy, code)
+		}
+		p.awaitGone(job)
+	}
+}
+
+func (p *plant) awaitGone(job *batchv1.Job) {
+	p.t.Helper()
+	p.await("deletion of "+job.Name, func(ctx context.Context) (bool, error) {
+		_, err := p.client.BatchV1().Jobs(p.namespace).Get(ctx, job.Name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return false, err
+		}
+		pods, err := p.client.CoreV1().Pods(p.namespace).List(ctx, metav1.ListOptions{LabelSelector: "job-name=" + job.Name})
+		return err == nil && len(pods.Items) == 0, err
+	})
+}
+
+// A Job that ran from its start to its end while nobody watched has all its
+// events, once.
+func TestRealJobUnwatched(t *testing.T) {
+	p := newPlant(t)
+	job := p.submit("id", "sim/exit:3")
+	p.await("end of the Job", func(ctx context.Context) (bool, error) {
+		now, err := p.client.BatchV1().Jobs(p.namespace).Get(ctx, job.Name, metav1.GetOptions{})
+		return err == nil && slices.ContainsFunc(now.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == batchv1.JobFailed }), err
+	})
+	p.watch(quick())
+	if last := p.awaitEnd("id"); last.Type != event.TypeJobFailed || last.Sequence != 2 {
+		t.Errorf("got %s as event %d", last.Type, last.Sequence)
+	}
+	p.awaitRelease(job)
+}
+
+// Our own end of a Job goes on where the last watcher left it, and gets the
+// Pods down even after somebody's background deletion, which leaves them
+// running.
+func TestRealStopGoesOn(t *testing.T) {
+	p := newPlant(t)
+	stop := p.watch(quick())
+	job := p.submit("id", "sim/hang")
+	p.awaitTail("id", event.TypePodStarted)
+	stop()
+	jobs := p.client.BatchV1().Jobs(p.namespace)
+	reason := jobstatus.FormatReason(jobstatus.Reason{Code: jobstatus.Cancelled, Message: "Cancelled by a test."})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{kubejob.AnnotationStopReason: reason}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := jobs.Patch(t.Context(), job.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	background := metav1.DeletePropagationBackground
+	if err := jobs.Delete(t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		t.Fatal(err)
+	}
+	p.watch(quick())
+	last := p.awaitEnd("id")
+	if code, says := errorOf(last); last.Type != event.TypeJobException || code != jobstatus.Cancelled || says != "Cancelled by a test." {
+		t.Errorf("got %s %s %q", last.Type, code, says)
+	}
+	p.awaitGone(job)
+}
+
+// Two watchers at once do no harm.
+func TestRealTwoWatchers(t *testing.T) {
+	p := newPlant(t)
+	p.watch(quick())
+	p.watch(quick())
+	var jobs []*batchv1.Job
+	for _, id := range []string{"a", "b", "c", "d"} {
+		jobs = append(jobs, p.submit(id, "sim/succeed:200ms"))
+	}
+	for i, id := range []string{"a", "b", "c", "d"} {
+		if last := p.awaitEnd(id); last.Type != event.TypeJobCompleted || last.Sequence != 2 {
+			t.Errorf("%s: %s as event %d", id, last.Type, last.Sequence)
+		}
+		p.awaitRelease(jobs[i])
+	}
+}
