@@ -1,0 +1,132 @@
+package jobrelay
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
+	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
+	"github.com/jobrelay/jobrelay/pkg/request"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"jobrelay": func() { os.Exit(Main()) }})
+}
+
+// TestCommands runs what people type, as processes of their own, beside a real
+// NATS and a real SQS endpoint.
+func TestCommands(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:  "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor},
+		Setup: func(env *testscript.Env) error {
+			n, err := natsd.Start(context.Background(), natsd.Config{Dir: env.Cd + "/nats"})
+			if err != nil {
+				return err
+			}
+			env.Defer(n.Stop)
+			q, err := sqsd.Start(sqsd.Config{})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = q.Stop(context.Background()) })
+			queue, err := q.CreateQueue("jobs", nil)
+			if err != nil {
+				return err
+			}
+			env.Vars = append(env.Vars, "NATS="+n.URL(), "QUEUE="+queue, "AWS_ENDPOINT_URL_SQS="+q.URL(),
+				"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=us-east-1")
+			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
+		},
+	})
+}
+
+// TestREADME: the message that it shows is one, and the commands that it shows
+// are there.
+func TestREADME(t *testing.T) {
+	b, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(b, -1)
+	if len(blocks) != 1 {
+		t.Fatalf("%d JSON examples", len(blocks))
+	}
+	parsed := request.Parse(blocks[0][1], request.Options{Strict: true})
+	if parsed.Request == nil || len(parsed.Warnings) > 0 {
+		t.Errorf("%v %v", parsed.Problems, parsed.Warnings)
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range regexp.MustCompile(`(?m)^make ([a-z]+)`).FindAllSubmatch(b, -1) {
+		if !strings.Contains(string(makefile), "\n"+string(target[1])+": ") {
+			t.Errorf("make %s is not there", target[1])
+		}
+	}
+	parser, err := kong.New(&cli{}, kong.Vars{"version": "", "loopback": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range regexp.MustCompile(`(?m)^bin/jobrelay ([a-z]+)`).FindAllSubmatch(b, -1) {
+		there := slices.ContainsFunc(parser.Model.Children, func(n *kong.Node) bool { return n.Name == string(command[1]) })
+		if !there {
+			t.Errorf("jobrelay %s is not there", command[1])
+		}
+	}
+}
+
+func TestDescriptionIsAsOthersReadIt(t *testing.T) {
+	var d description
+	d.Metrics = map[string]string{"ingest": "", "launcher": "", "watcher": "", "notifier": ""}
+	b, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"sqs":{"endpoint":"","queueUrl":"","region":""},"nats":{"url":"","eventsStream":""},"kubernetes":{"kubeconfig":""},"webhooks":{"url":""},"metrics":{"ingest":"","launcher":"","notifier":"","watcher":""}}`
+	if string(b) != want {
+		t.Errorf("got %s", b)
+	}
+}
+
+func TestAStackThatCannotStartSaysWhy(t *testing.T) {
+	t.Setenv("JOBRELAY_KUBE_BIN", "/nonexistent")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dir := t.TempDir()
+	_, err := startStack(ctx, stackConfig{Dir: dir, Progress: &strings.Builder{}})
+	if err == nil || !strings.Contains(err.Error(), "JOBRELAY_KUBE_BIN") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := readDescription(dir); err == nil || !strings.Contains(err.Error(), "no jobrelay dev is running") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// waitFor waits until a file is there.
+func waitFor(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			ts.Fatalf("%s did not come", args[0])
+		case <-tick.C:
+		}
+	}
+}
