@@ -17,8 +17,8 @@ import (
 
 type sendCommand struct {
 	File     string `arg:"" help:"File with one message, - for standard input."`
-	QueueURL string `name:"queue-url" placeholder:"URL" xor:"queue" help:"Queue to send to."`
-	StateDir string `name:"state-dir" default:".jobrelay" xor:"queue" help:"Folder of a running jobrelay dev, whose queue is sent to."`
+	QueueURL string `name:"queue-url" placeholder:"URL" help:"Queue to send to, with the AWS SDK's own credentials; else that of --state-dir."`
+	StateDir string `name:"state-dir" default:".jobrelay" help:"Folder of a running jobrelay dev, whose queue is sent to."`
 }
 
 // Run sends the message as it is: what is wrong with it is ingest's to say.

@@ -151,7 +151,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	defer lifeOfParent.Close()
 	c := &Cluster{dir: dir, done: make(chan struct{}), life: life}
 	c.cmd = exec.Command(binary, "up", "--dir", dir, "--port", strconv.Itoa(cfg.Port), "--life-fd", "3") //nolint:noctx // ctx bounds the start only; the child lives on
-	c.cmd.ExtraFiles = []*os.File{lifeOfParent} // descriptor 3
+	c.cmd.ExtraFiles = []*os.File{lifeOfParent}                                                          // descriptor 3
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	output, err := c.cmd.StdoutPipe()
 	if err != nil {
