@@ -68,7 +68,7 @@ fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	@go test ./pkg/request -run '^$$' -fuzz FuzzParse -fuzztime $${FUZZTIME:-1m}
 
 .PHONY: up
-up: ## The docker compose stack: NATS and the webhook receiver.
+up: $(BIN)/jobrelay ## The docker compose stack: NATS and the webhook receiver.
 	docker-compose up -d --build
 
 .PHONY: down

@@ -23,7 +23,7 @@ type Config struct {
 
 	Kubeconfig     string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
 	Installation   string        `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
-	LaunchDeadline time.Duration `name:"launch-deadline" default:"24h" help:"How long after its acceptance a request may wait for its Job to be created (at most 288h)."`
+	LaunchDeadline time.Duration `name:"launch-deadline" default:"6h" help:"How long after its acceptance a request may wait for its Job to be created (at most 288h)."`
 	InFlight       int           `name:"launch-in-flight" default:"32" help:"Jobs being created at once (1 to 1000)."`
 	MetricsAddr    string        `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
 }
