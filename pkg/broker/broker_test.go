@@ -18,6 +18,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
@@ -343,7 +344,7 @@ func TestHandlerOutcomes(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("no wake-up came")
 	}
-	until(t, func() bool {
+	await.That(t, "the last acknowledgement", func() bool {
 		c, err := b.JetStream().Consumer(ctx, broker.StreamRequests, "launcher")
 		return err == nil && c.CachedInfo().NumAckPending == 0 && c.CachedInfo().NumPending == 0
 	})
@@ -425,7 +426,7 @@ func TestItReconnects(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Stop()
-	until(t, func() bool { return b.Ready() != nil })
+	await.That(t, "the loss of the connection", func() bool { return b.Ready() != nil })
 	if _, err := b.Append(t.Context(), "s", tail, newEvent(t, event.Key("id"), &jobsv1.PodStarted{JobId: "u"})); err == nil {
 		t.Error("an append without a server succeeded")
 	}
@@ -433,8 +434,8 @@ func TestItReconnects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Stop()
-	until(t, func() bool { return b.Ready() == nil })
-	until(t, func() bool {
+	await.That(t, "a connection", func() bool { return b.Ready() == nil })
+	await.That(t, "an append", func() bool {
 		_, err := b.Append(t.Context(), "s", tail, newEvent(t, event.Key("id"), &jobsv1.PodStarted{JobId: "u"}))
 		return err == nil || errors.Is(err, broker.ErrConflict)
 	})
@@ -450,21 +451,5 @@ func TestOpenSaysWhatItWaitsFor(t *testing.T) {
 	_, err := broker.Open(ctx, broker.Config{URL: "nats://user:secret@127.0.0.1:1", Role: "test"}, zerolog.Nop())
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// until waits for a condition.
-func until(t *testing.T, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			t.Fatal("it did not happen")
-		case <-tick.C:
-		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -26,6 +27,19 @@ func Config(kubeconfig, role, version string) (*rest.Config, error) {
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.UserAgent = fmt.Sprintf("jobrelay/%s (%s)", role, version)
 	return c, nil
+}
+
+// Client is a client of that configuration.
+func Client(kubeconfig, role, version string) (kubernetes.Interface, error) {
+	c, err := Config(kubeconfig, role, version)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("the Kubernetes API server of --kubeconfig or KUBECONFIG cannot be used: %w", err)
+	}
+	return client, nil
 }
 
 func load(kubeconfig string) (*rest.Config, error) {

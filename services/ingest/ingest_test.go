@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -16,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -25,10 +25,7 @@ import (
 	"github.com/jobrelay/jobrelay/services/ingest"
 )
 
-const (
-	patience = 30 * time.Second
-	sampleID = "31a89a91-43d8-4786-a195-9b25cec28a44"
-)
+const sampleID = "31a89a91-43d8-4786-a195-9b25cec28a44"
 
 // bench is a queue, a NATS, and ingest between them.
 type bench struct {
@@ -109,25 +106,10 @@ func (b *bench) send(bodies ...string) {
 // drained waits until the queue holds nothing, in flight or not.
 func (b *bench) drained() {
 	b.t.Helper()
-	b.until("an empty queue", func() bool {
+	await.That(b.t, "an empty queue", func() bool {
 		out, err := b.client().GetQueueAttributes(b.t.Context(), &sqs.GetQueueAttributesInput{QueueUrl: &b.queue, AttributeNames: []types.QueueAttributeName{"All"}})
 		return err == nil && out.Attributes["ApproximateNumberOfMessages"] == "0" && out.Attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
 	})
-}
-
-func (b *bench) until(what string, ok func() bool) {
-	b.t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			b.t.Fatalf("%s: not in %s", what, patience)
-		case <-tick.C:
-		}
-	}
 }
 
 func (b *bench) count(stream string) uint64 {
@@ -262,7 +244,7 @@ func TestNATSAway(t *testing.T) {
 	}
 	b.startNATS(address)
 	b.drained()
-	b.until("a connection", func() bool { return b.b.Ready() == nil })
+	await.That(b.t, "a connection", func() bool { return b.b.Ready() == nil })
 	if got := b.count(broker.StreamRequests); got != 20 {
 		t.Errorf("%d requests", got)
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
@@ -50,13 +49,9 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer server.Stop()
-	rest, err := cluster.Config(cfg.Kubeconfig, "launcher", process.Version())
+	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version())
 	if err != nil {
 		return err
-	}
-	client, err := kubernetes.NewForConfig(rest)
-	if err != nil {
-		return fmt.Errorf("Kubernetes: %w", err)
 	}
 	cfg.Broker.Role = "launcher"
 	b, err := broker.Open(ctx, cfg.Broker, log)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -28,8 +29,6 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/process"
 )
-
-const patience = 30 * time.Second
 
 // bench is a real API server, a real NATS, and a launcher between them.
 type bench struct {
@@ -43,11 +42,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	shared := kubed.Shared(t)
-	rest, err := cluster.Config(shared.Kubeconfig(), "launcher", process.Version())
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(rest)
+	client, err := cluster.Client(shared.Kubeconfig(), "launcher", process.Version())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +255,7 @@ func TestQuotaIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.until("the quota", func() bool {
+	await.That(t, "the quota", func() bool {
 		q, err := quotas.Get(t.Context(), "none", metav1.GetOptions{})
 		return err == nil && len(q.Status.Hard) > 0
 	})
@@ -279,7 +274,7 @@ func TestQuotaIsWaitedFor(t *testing.T) {
 	b.request("out of time", func(r *jobsv1.JobRequested) {
 		r.AcceptedAt = timestamppb.New(time.Now().Add(500*time.Millisecond - b.deadline))
 	})
-	b.until("the end of the one whose time is up", func() bool { return b.tail("out of time").Type == event.TypeJobException })
+	await.That(t, "the end of the one whose time is up", func() bool { return b.tail("out of time").Type == event.TypeJobException })
 	b.exceptionIs("out of time", jobstatus.QuotaExceeded)
 	if got := b.tail("patient"); got.Type != "" {
 		t.Fatalf("%+v", got)
@@ -287,7 +282,7 @@ func TestQuotaIsWaitedFor(t *testing.T) {
 	if err := quotas.Delete(t.Context(), "none", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	b.until("the launch", func() bool { return b.tail("patient").Type == event.TypeJobStarted })
+	await.That(t, "the launch", func() bool { return b.tail("patient").Type == event.TypeJobStarted })
 }
 
 // TestCancelledWhileCreating: the log ended before the Job was recorded; the
@@ -342,20 +337,5 @@ func TestClassOfARetry(t *testing.T) {
 	}
 	if retryWait(0) < 500*time.Millisecond || retryWait(100) > 2*maxRetry {
 		t.Errorf("%s %s", retryWait(0), retryWait(100))
-	}
-}
-
-func (b *bench) until(what string, ok func() bool) {
-	b.t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			b.t.Fatalf("%s: not in %s", what, patience)
-		case <-tick.C:
-		}
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
@@ -66,13 +65,9 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer server.Stop()
-	rest, err := cluster.Config(cfg.Kubeconfig, "watcher", process.Version())
+	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version())
 	if err != nil {
 		return err
-	}
-	client, err := kubernetes.NewForConfig(rest)
-	if err != nil {
-		return fmt.Errorf("Kubernetes: %w", err)
 	}
 	cfg.Broker.Role = "watcher"
 	b, err := broker.Open(ctx, cfg.Broker, log)
