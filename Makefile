@@ -10,7 +10,7 @@ BINARIES := $(SERVICES:%=$(BIN)/%)
 KUBERNETES := $(BIN)/kubernetes
 VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/jobrelay/jobrelay/pkg/process.version=$(VERSION)
-GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev/null) pkg/request/testdata/sample.json go.mod go.sum
+GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev/null) pkg/request/testdata/sample.json go.mod go.sum deploy/build.sh
 
 # Tools are pinned in a module of their own and built once.
 TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/
@@ -30,8 +30,8 @@ help: ## What can be typed here.
 build: $(BINARIES) $(KUBERNETES) ## Every binary into bin/.
 
 $(BINARIES) &: $(GO_FILES)
-	@echo "building the services; the first time takes about 2 minutes on 2 cores"
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(SERVICES:%=./services/%/cmd/...)
+	@mkdir -p $(BIN)
+	@LDFLAGS='$(LDFLAGS)' sh deploy/build.sh $(BIN)/ $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))
 
 $(KUBERNETES): $(wildcard deploy/dev/kubernetes/*)
 	@sh deploy/dev/kubernetes/build.sh $@

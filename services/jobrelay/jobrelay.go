@@ -20,7 +20,7 @@ type cli struct {
 	process.Log
 
 	Output  string           `name:"output" short:"o" enum:"text,json" default:"text" help:"Form of what is printed: text for people, json for machines."`
-	Version kong.VersionFlag `help:"Print the version."`
+	Version kong.VersionFlag `env:"-" help:"Print the version."`
 
 	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the four services and a webhook receiver."`
 	Demo     demoCommand     `cmd:"" help:"Run the original's sample message through a stack of its own and show what happens."`

@@ -27,8 +27,8 @@ import (
 type Config struct {
 	Broker broker.Config `embed:""`
 
-	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt."`
-	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback."`
+	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt (default ${retrySchedule})."`
+	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback (default ${retryScheduleRefused})."`
 	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
 	InFlight             int               `name:"callback-in-flight" default:"64" help:"Callbacks being sent at once (1 to 2048)."`
 	MetricsAddr          string            `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`

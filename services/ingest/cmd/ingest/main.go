@@ -16,7 +16,7 @@ func main() {
 		process.Log
 		ingest.Config
 
-		Version kong.VersionFlag `help:"Print the version."`
+		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
 	os.Exit(process.Main("ingest", "Receives messages from SQS and accepts them as requests.", &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {

@@ -16,7 +16,7 @@ func main() {
 		process.Log
 		launcher.Config
 
-		Version kong.VersionFlag `help:"Print the version."`
+		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
 	os.Exit(process.Main("launcher", "Creates a Kubernetes Job for each accepted request.", &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {

@@ -16,7 +16,7 @@ func main() {
 		process.Log
 		notifier.Config
 
-		Version kong.VersionFlag `help:"Print the version."`
+		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
 	os.Exit(process.Main("notifier", "Delivers the events of each job to its webhook, in order.", &cli, notifier.Vars(),
 		func(ctx context.Context, _ *kong.Context) error {

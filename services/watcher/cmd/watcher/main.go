@@ -16,7 +16,7 @@ func main() {
 		process.Log
 		watcher.Config
 
-		Version kong.VersionFlag `help:"Print the version."`
+		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
 	os.Exit(process.Main("watcher", "Watches the Jobs and their Pods and appends what happens to their logs.", &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {
