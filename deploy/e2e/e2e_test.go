@@ -218,8 +218,8 @@ func (d *dev) metrics(t *testing.T) {
 	}
 }
 
-// TestKill: SIGKILL of dev in the middle of 50 jobs, then a start on the same
-// folder: one Job each, every id 0, 1, 2 in order, a repeat only with the same
+// TestKill: SIGKILL of dev, three times during 50 jobs, each with a start on the
+// same folder: one Job each, every id 0, 1, 2 in order, a repeat only with the same
 // webhook-id and bytes.
 func TestKill(t *testing.T) {
 	const n = 50
@@ -233,12 +233,14 @@ func TestKill(t *testing.T) {
 		messages = append(messages, message(ids[i], "busybox", r.URL(), ""))
 	}
 	d.send(messages...)
-	d.eventually("the middle", time.Minute, func() bool { return len(r.Calls()) >= n/2 })
-	d.kill()
-	t.Logf("killed after %d callbacks", len(r.Calls()))
-	d = startDev(t, dir)
-	if d.Webhooks != before.Webhooks || d.NATS != before.NATS || d.SQS != before.SQS {
-		t.Errorf("the addresses moved: %+v, before %+v", d.devJSON, before)
+	for _, after := range []int{1, n, 2*n + n/2} { // callbacks: at intake, in the middle, near the end
+		d.eventually("the moment to kill", 2*time.Minute, func() bool { return len(r.Calls()) >= after })
+		d.kill()
+		t.Logf("killed after %d callbacks", len(r.Calls()))
+		d = startDev(t, dir)
+		if d.Webhooks != before.Webhooks || d.NATS != before.NATS || d.SQS != before.SQS {
+			t.Errorf("the addresses moved: %+v, before %+v", d.devJSON, before)
+		}
 	}
 	got := r.await(d, 3*time.Minute, ids...)
 	jobs, repeats := map[string]bool{}, 0

@@ -41,7 +41,7 @@ func (d *demoCommand) Run(ctx context.Context, c *console) error {
 	show := showCalls(c.out, c.json, start)
 	calls := make(chan hookd.Call, 16)
 	s, err := startStack(ctx, stackConfig{
-		Dir: dir, WebhookAllow: webhook.Loopback, Progress: c.out, Log: c.log.Logger(logFile, ""),
+		Dir: dir, WebhookAllow: webhook.Loopback, Progress: c.progress(), Log: c.log.Logger(logFile, ""),
 		OnCall: func(call hookd.Call) {
 			show(call)
 			select {

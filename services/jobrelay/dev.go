@@ -16,10 +16,7 @@ type devCommand struct {
 
 // Run keeps the stack up until a signal.
 func (d *devCommand) Run(ctx context.Context, c *console) error {
-	progress := c.out
-	if c.json { // machines read callbacks on standard output, and dev.json
-		progress = os.Stderr
-	}
+	progress := c.progress()
 	s, err := startStack(ctx, stackConfig{
 		Dir: d.StateDir, Kubeconfig: d.Kubeconfig, WebhookAllow: d.WebhookAllow,
 		Progress: progress, OnCall: showCalls(c.out, c.json, time.Time{}), Log: c.log.Logger(os.Stderr, ""),

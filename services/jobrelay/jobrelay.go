@@ -50,6 +50,15 @@ type console struct {
 	log  process.Log
 }
 
+// progress is where people are told what happens: not on standard output where
+// machines read that.
+func (c *console) progress() io.Writer {
+	if c.json {
+		return os.Stderr
+	}
+	return c.out
+}
+
 // print writes v as one line of JSON for machines, and text for people.
 func (c *console) print(v any, text string) error {
 	if c.json {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
+	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/request"
 )
 
@@ -48,6 +50,28 @@ func TestCommands(t *testing.T) {
 			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
 		},
 	})
+}
+
+// TestDemo runs the whole pipeline in this process, so that the race detector
+// sees it.
+func TestDemo(t *testing.T) {
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := (&demoCommand{}).Run(t.Context(), &console{out: out, log: process.Log{Level: "debug", Format: "json"}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"status":0,"detail":{"jobId":`, `"status":1,"detail":{"podId":`, `"status":2,"detail":{"duration":`, "dev.jobrelay.job.completed.v1"} {
+		if strings.Count(string(b), want) != 1 {
+			t.Errorf("%s is not there once:\n%s", want, b)
+		}
+	}
 }
 
 // TestREADME: the message that it shows is one, and the commands that it shows
