@@ -17,8 +17,11 @@ TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/
 BUF := $(BIN)/tools/buf
 GOLANGCI := $(BIN)/tools/golangci-lint
 
+# Compose v2 where it is there, else v1 as Debian ships it.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
 # The race detector where a C compiler is present.
-CC_PATH := $(shell command -v $${CC:-cc} 2>/dev/null)
+CC_PATH := $(shell command -v $$(go env CC) 2>/dev/null)
 RACE := $(if $(CC_PATH),-race,)
 TEST_FLAGS ?= -timeout 14m
 
@@ -69,11 +72,11 @@ fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 
 .PHONY: up
 up: $(BIN)/jobrelay ## The docker compose stack: NATS and the webhook receiver.
-	docker-compose up -d --build
+	$(COMPOSE) up -d --build
 
 .PHONY: down
 down: ## End the docker compose stack.
-	docker-compose down
+	$(COMPOSE) down
 
 .PHONY: clean
 clean: ## Remove what was built here; Go's own caches stay.

@@ -4,7 +4,15 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-before=$(git ls-files -mo --exclude-standard | sort | xargs -r -d '\n' sha256sum 2>/dev/null || true)
+# state is every changed or new file with the hash of its content.
+state() {
+	git ls-files -mo --exclude-standard | sort | while IFS= read -r file; do
+		echo "$file $(git hash-object -- "$file" 2>/dev/null || echo gone)"
+	done
+}
+
+git rev-parse --git-dir >/dev/null
+before=$(state)
 echo "verify: generated files"
 make -s generate
 echo "verify: go.mod files"
@@ -16,7 +24,7 @@ if [ -n "$unformatted" ]; then
 	echo "verify: not formatted, run gofmt -w: $unformatted" >&2
 	exit 1
 fi
-after=$(git ls-files -mo --exclude-standard | sort | xargs -r -d '\n' sha256sum 2>/dev/null || true)
+after=$(state)
 if [ "$before" != "$after" ]; then
 	echo "verify: stale; these are written anew now, look at them and commit them:" >&2
 	git ls-files -mo --exclude-standard >&2

@@ -29,6 +29,7 @@ const (
 	publishTimeout = 5 * time.Second  // wait for one PubAck
 	requestTimeout = 5 * time.Second  // wait for one answer of the JetStream API
 	maxPending     = 4096             // publishes without a PubAck yet
+	minPayload     = 3<<19 + 64<<10   // bytes: the largest accepted form, and headers
 	reconnectWait  = time.Second      // between tries at a server
 	waitNotice     = 10 * time.Second // between lines that say what is waited for
 )
@@ -51,15 +52,20 @@ type Broker struct {
 	js      jetstream.JetStream
 	log     zerolog.Logger
 	streams map[string]jetstream.Stream
+	closed  chan struct{}
 }
 
 // Open connects, waiting for a server as long as ctx lives and saying so, and
 // creates or checks the topology. Its error is final: a bad address, a refused
 // login, or a *TopologyError.
 func Open(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
-	b := &Broker{log: log, streams: map[string]jetstream.Stream{}}
+	b := &Broker{log: log, streams: map[string]jetstream.Stream{}, closed: make(chan struct{})}
 	if err := b.dial(ctx, cfg); err != nil {
 		return nil, err
+	}
+	if have := b.conn.MaxPayload(); have < minPayload {
+		b.Close()
+		return nil, fmt.Errorf("NATS takes messages of %d bytes at most, and a request may have %d; set max_payload: 2MB in its configuration", have, minPayload)
 	}
 	if err := b.prepare(ctx, cfg); err != nil {
 		b.Close()
@@ -81,6 +87,7 @@ func (b *Broker) dial(ctx context.Context, cfg Config) error {
 				b.log.Warn().Err(err).Msg("NATS connection lost, reconnecting")
 			}
 		}),
+		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info().Msg("NATS connected") }),
 		// A denied publish never comes back as a reply: without this line a
 		// wrong permission looks like a slow server.
@@ -89,13 +96,17 @@ func (b *Broker) dial(ctx context.Context, cfg Config) error {
 		}),
 	)
 	if err != nil {
-		return fmt.Errorf("NATS: %w; set JOBRELAY_NATS_URL to an address like nats://nats:4222", err)
+		// Not err itself: it may quote the address, and the address a password.
+		return errors.New("the address of NATS cannot be used; set JOBRELAY_NATS_URL to one like nats://nats:4222")
 	}
 	notice := time.NewTicker(waitNotice)
 	defer notice.Stop()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	for said := false; !b.conn.IsConnected(); {
+		if b.conn.IsClosed() {
+			return fmt.Errorf("NATS at %s refused the connection: %w; check the login in JOBRELAY_NATS_URL", redacted(cfg.URL), b.conn.LastError())
+		}
 		if !said {
 			b.log.Info().Str("address", redacted(cfg.URL)).Msg("waiting for NATS")
 			said = true
@@ -104,12 +115,13 @@ func (b *Broker) dial(ctx context.Context, cfg Config) error {
 		case <-ctx.Done():
 			b.conn.Close()
 			return fmt.Errorf("NATS at %s did not answer: %w", redacted(cfg.URL), context.Cause(ctx))
+		case <-b.closed:
 		case <-notice.C:
 			said = false
 		case <-poll.C:
 		}
 	}
-	b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithDefaultTimeout(requestTimeout))
+	b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
 	return err
 }
 
@@ -144,6 +156,13 @@ func (b *Broker) ensure(ctx context.Context, cfg Config) error {
 	}
 	return nil
 }
+
+// Closed is closed when the connection has ended for good: by Close, or by a
+// server that refuses the login. A process without it must end and say so.
+func (b *Broker) Closed() <-chan struct{} { return b.closed }
+
+// ErrClosed is what a process ends with after Closed.
+var ErrClosed = errors.New("NATS ended the connection for good; check the login in JOBRELAY_NATS_URL")
 
 // Connected reports whether a server is there now.
 func (b *Broker) Connected() bool { return b.conn.IsConnected() }
@@ -214,18 +233,22 @@ func getError(what string, err error) error {
 	}
 }
 
-// redacted is an address without its password.
+// redacted is an address without its login: a token stands where a user does.
 func redacted(address string) string {
-	if u, err := url.Parse(address); err == nil {
-		return u.Redacted()
+	u, err := url.Parse(address)
+	if err != nil {
+		return "the configured address"
 	}
-	return "the configured address"
+	if u.User != nil {
+		u.User = url.User("xxxxx")
+	}
+	return u.String()
 }
 
 // OpenAdmin connects without looking at the topology, for an operator's
 // commands: a server that does not answer at once is an error.
 func OpenAdmin(ctx context.Context, address string, log zerolog.Logger) (*Broker, error) {
-	b := &Broker{log: log}
+	b := &Broker{log: log, closed: make(chan struct{})}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("no answer; is it running, and is JOBRELAY_NATS_URL right?"))
 	defer cancel()
 	return b, b.dial(ctx, Config{URL: address, Role: "operator"})

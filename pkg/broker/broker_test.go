@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	nats "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/proto"
@@ -450,6 +451,41 @@ func TestOpenSaysWhatItWaitsFor(t *testing.T) {
 	defer cancel()
 	_, err := broker.Open(ctx, broker.Config{URL: "nats://user:secret@127.0.0.1:1", Role: "test"}, zerolog.Nop())
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// foreign is a NATS that is not set up as ours.
+func foreign(t *testing.T, o *nats.Options) *nats.Server {
+	t.Helper()
+	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", -1, true, t.TempDir(), true, true
+	s, err := nats.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("NATS did not start")
+	}
+	return s
+}
+
+func TestARefusedLoginEndsAndSaysSo(t *testing.T) {
+	s := foreign(t, &nats.Options{Username: "jobrelay", Password: "right", MaxPayload: 2 << 20})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	address := strings.Replace(s.ClientURL(), "nats://", "nats://jobrelay:wrong@", 1)
+	_, err := broker.Open(ctx, broker.Config{URL: address, Role: "test"}, zerolog.Nop())
+	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "JOBRELAY_NATS_URL") || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestASmallPayloadIsRefusedAtTheStart(t *testing.T) {
+	s := foreign(t, &nats.Options{})
+	_, err := broker.Open(t.Context(), broker.Config{URL: s.ClientURL(), Role: "test"}, zerolog.Nop())
+	if err == nil || !strings.Contains(err.Error(), "max_payload: 2MB") {
 		t.Errorf("got %v", err)
 	}
 }

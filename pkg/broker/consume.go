@@ -97,6 +97,8 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 	}
 	select {
 	case <-ctx.Done():
+	case <-b.closed:
+		return ErrClosed
 	case <-messages.Closed():
 		return fmt.Errorf("consumer %s/%s was closed by the server", c.Stream, c.Name)
 	}
@@ -117,6 +119,7 @@ type consumption struct {
 	stopping <-chan struct{}
 	slots    chan struct{}
 	handlers sync.WaitGroup
+	inHand   sync.Map // stream sequence: a second copy of a message in hand is passed over
 }
 
 func (r *consumption) take(m jetstream.Msg) {
@@ -151,6 +154,10 @@ func (r *consumption) handle(m jetstream.Msg) {
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Msg("a delivery without metadata")
 		return
 	}
+	if _, busy := r.inHand.LoadOrStore(meta.Sequence.Stream, struct{}{}); busy {
+		return // its first copy settles it
+	}
+	defer r.inHand.Delete(meta.Sequence.Stream)
 	stop := r.heartbeat(m)
 	defer stop()
 	err = r.handler(r.ctx, Message{

@@ -136,9 +136,12 @@ func (p Policy) Decide(attempts []Attempt, first time.Time, retryAfter time.Dura
 	}
 	wait := p.vary(schedule[tried])
 	wait = max(wait, min(retryAfter, MaxRetryAfter))
-	at := now.Add(wait)
-	if at.After(first.Add(MaxAge)) {
+	at, end := now.Add(wait), first.Add(MaxAge)
+	if !now.Before(end) {
 		return spent
+	}
+	if at.After(end) {
+		at = end // the last attempt is at the end of the day, not hours before
 	}
 	return Decision{Verdict: Retry, At: at}
 }

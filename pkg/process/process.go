@@ -22,7 +22,8 @@ import (
 // EnvPrefix starts the name of every environment variable of ours.
 const EnvPrefix = "JOBRELAY"
 
-// StopTimeout bounds an ordered stop; after it the process ends as it is.
+// StopTimeout bounds the ordered stop of a service; after it the process ends
+// as it is.
 const StopTimeout = 25 * time.Second
 
 // Exit codes.
@@ -59,8 +60,8 @@ func (l Log) Logger(out io.Writer, role string) zerolog.Logger {
 // run with a context that SIGINT and SIGTERM end, and returns the exit code. A
 // bad flag or value is one line that says what to do, and 2; an error of run
 // is one line, and 1. A second signal ends the process at once. vars are the
-// ${names} in the flags' tags.
-func Main(name, description string, cli any, vars map[string]string, run func(ctx context.Context, command *kong.Context) error) int {
+// ${names} in the flags' tags; bound is how long a stop may take.
+func Main(name, description string, bound time.Duration, cli any, vars map[string]string, run func(ctx context.Context, command *kong.Context) error) int {
 	parser, err := newParser(cli, vars, kong.Name(name), kong.Description(description))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -76,6 +77,10 @@ func Main(name, description string, cli any, vars map[string]string, run func(ct
 	go func() {
 		<-ctx.Done()
 		stop() // the next signal has its own effect: the end
+		time.AfterFunc(bound, func() {
+			fmt.Fprintf(os.Stderr, "%s: not stopped within %s, ending as it is\n", name, bound)
+			os.Exit(exitFailed)
+		})
 	}()
 	if err := run(ctx, command); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

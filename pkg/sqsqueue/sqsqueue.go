@@ -25,12 +25,18 @@ const (
 	maxPoll  = 20 * time.Second // a long poll
 )
 
+// callTimeout bounds a call; a poll has its own wait on top.
+const callTimeout = 10 * time.Second
+
 // Message is one received message. Exactly one of Delete and Release ends it;
 // without either it comes again after the visibility timeout.
 type Message struct {
 	Body   []byte
 	SentAt time.Time // zero where the queue does not say
 	Trace  string    // W3C traceparent of the producer; empty without one
+	// Group is the message group of a FIFO queue: its messages are taken one
+	// after the other. Empty on a standard queue.
+	Group string
 	// Receives is how often it was handed out, this time included.
 	Receives int
 
@@ -124,11 +130,14 @@ func (q *Queue) Visibility() time.Duration { return q.visibility }
 // not to be cancelled at a stop: messages handed out in that instant would
 // stay invisible until their timeout.
 func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxPoll+callTimeout)
+	defer cancel()
 	asked := time.Now()
 	out, err := q.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
 		QueueUrl: &q.url, MaxNumberOfMessages: int32(min(most, maxBatch)), WaitTimeSeconds: int32(maxPoll / time.Second), //nolint:gosec // small constants
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{
 			types.MessageSystemAttributeNameSentTimestamp, types.MessageSystemAttributeNameApproximateReceiveCount,
+			types.MessageSystemAttributeNameMessageGroupId,
 		},
 		MessageAttributeNames: []string{"traceparent"},
 	})
@@ -150,6 +159,7 @@ func (q *Queue) message(m types.Message, asked time.Time) *Message {
 	if ms, err := strconv.ParseInt(m.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
 		out.SentAt = time.UnixMilli(ms)
 	}
+	out.Group = m.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]
 	out.Receives, _ = strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
 	if trace, ok := m.MessageAttributes["traceparent"]; ok {
 		out.Trace = aws.ToString(trace.StringValue)
@@ -195,7 +205,9 @@ func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, d tim
 				Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle, VisibilityTimeout: int32(d / time.Second), //nolint:gosec // ≤ 43,200
 			}
 		}
-		out, err := q.client.ChangeMessageVisibilityBatch(ctx, &sqs.ChangeMessageVisibilityBatchInput{QueueUrl: &q.url, Entries: entries})
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		out, err := q.client.ChangeMessageVisibilityBatch(call, &sqs.ChangeMessageVisibilityBatchInput{QueueUrl: &q.url, Entries: entries})
+		cancel()
 		if err != nil {
 			wrong = append(wrong, fmt.Errorf("visibility in %s: %w", q.name, err))
 			continue

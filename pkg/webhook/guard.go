@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 
 	"code.dny.dev/ssrf"
 )
@@ -28,6 +30,9 @@ type Allow struct {
 	prefixes []netip.Prefix
 	hosts    []string
 }
+
+// errNoAnswer means that an allowed address was dialled, and did not answer.
+var errNoAnswer = errors.New("no allowed address answered")
 
 // maxAllow bounds the entries of an allow list.
 const maxAllow = 1000
@@ -80,13 +85,26 @@ func (a Allow) dialer(plain *net.Dialer) func(ctx context.Context, network, addr
 			v6 = append(v6, p)
 		}
 	}
-	guarded := *plain
-	guarded.Control = ssrf.New(ssrf.WithAnyPort(),
+	safe := ssrf.New(ssrf.WithAnyPort(),
 		ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...), ssrf.WithDeniedV4Prefixes(metadata...)).Safe
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if host, _, err := net.SplitHostPort(address); err == nil && slices.Contains(a.hosts, strings.ToLower(host)) {
 			return plain.DialContext(ctx, network, address)
 		}
-		return guarded.DialContext(ctx, network, address)
+		var passed atomic.Bool
+		guarded := *plain
+		guarded.Control = func(network, address string, c syscall.RawConn) error {
+			err := safe(network, address, c)
+			if err == nil {
+				passed.Store(true)
+			}
+			return err
+		}
+		conn, err := guarded.DialContext(ctx, network, address)
+		if err != nil && passed.Load() && errors.Is(err, ssrf.ErrProhibitedIP) {
+			// Of several addresses Go reports the first one's error.
+			err = errNoAnswer
+		}
+		return conn, err
 	}
 }

@@ -66,6 +66,15 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer b.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-b.Closed():
+			cancel(broker.ErrClosed)
+		case <-ctx.Done():
+		}
+	}()
 	in := &intake{
 		broker: b, log: log, installation: cfg.Installation,
 		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(server.Registry()),
@@ -85,6 +94,9 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	}
 	log.Info().Int("queues", len(queues)).Msg("ingest is running")
 	group.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, broker.ErrClosed) {
+		return cause
+	}
 	return nil
 }
 

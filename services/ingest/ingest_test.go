@@ -265,3 +265,30 @@ func TestTwoReplicasAndDuplicates(t *testing.T) {
 		t.Errorf("%d requests of %d ids", got, n)
 	}
 }
+
+// TestFIFOGroups: of two requests under one id, the one that was sent first is
+// accepted.
+func TestFIFOGroups(t *testing.T) {
+	b := newBench(t)
+	var err error
+	if b.queue, err = b.sqs.CreateQueue("jobs.fifo", map[string]string{"FifoQueue": "true", "ContentBasedDeduplication": "true"}); err != nil {
+		t.Fatal(err)
+	}
+	const n = 20
+	for i := range n {
+		for _, image := range []string{"first", "second"} {
+			body := strings.Replace(strings.Replace(string(request.Sample), sampleID, fmt.Sprint("id ", i), 1), `"busybox"`, `"`+image+`"`, 1)
+			if _, err := b.client().SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &b.queue, MessageBody: &body, MessageGroupId: aws.String(fmt.Sprint(i % 3))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.run()
+	b.drained()
+	for i := range n {
+		e, err := b.b.Request(t.Context(), event.Key(fmt.Sprint("id ", i)))
+		if err != nil || e.Data.(*jobsv1.JobRequested).GetJob().GetImage() != "first" {
+			t.Errorf("id %d: %v %v", i, e.Data, err)
+		}
+	}
+}

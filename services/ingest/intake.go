@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) e
 	if err != nil {
 		return err
 	}
-	e.Trace = m.Trace
+	e.Trace = traceOf(m)
 	err = in.broker.Accept(ctx, e)
 	switch {
 	case err == nil:
@@ -103,7 +104,7 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	if err != nil {
 		return err
 	}
-	e.Trace = m.Trace
+	e.Trace = traceOf(m)
 	// A conflict: the same message was rejected before, and its log has its event.
 	if _, err := in.broker.Append(ctx, parsed.Service, broker.Tail{}, e); err != nil && !errors.Is(err, broker.ErrConflict) {
 		return err
@@ -111,6 +112,18 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).
 		Str("code", string(code)).Str("log", logKey).Str("reason", sentence(problems)).Msg("message rejected")
 	return nil
+}
+
+// traceparent is the form of W3C Trace Context, level 2, version 00 and later.
+var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+
+// traceOf is the producer's trace context, where it is one: it becomes a header
+// of every callback.
+func traceOf(m *sqsqueue.Message) string {
+	if !traceparent.MatchString(m.Trace) {
+		return ""
+	}
+	return m.Trace
 }
 
 // wantsCallback is true where the id and the webhook can be read and the id is

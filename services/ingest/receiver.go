@@ -102,13 +102,32 @@ func (r *receiver) poll(ctx context.Context, handlers *sync.WaitGroup) {
 		wait.Reset()
 		r.release(free - len(messages))
 		r.hold(messages)
-		for _, m := range messages {
+		for _, group := range groups(messages) {
 			handlers.Go(func() {
-				defer r.release(1)
-				r.handle(ctx, m)
+				for _, m := range group {
+					r.handle(ctx, m)
+					r.release(1)
+				}
 			})
 		}
 	}
+}
+
+// groups are the messages that may be taken side by side: each of a standard
+// queue, each message group of a FIFO queue, in its order.
+func groups(messages []*sqsqueue.Message) [][]*sqsqueue.Message {
+	var out [][]*sqsqueue.Message
+	at := map[string]int{}
+	for _, m := range messages {
+		i, ok := at[m.Group]
+		if !ok || m.Group == "" {
+			i = len(out)
+			at[m.Group] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], m)
+	}
+	return out
 }
 
 // acquire takes one to ten slots, waiting for the first and for NATS.

@@ -32,11 +32,15 @@ type cli struct {
 	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
 }
 
+// stopAll bounds the stop of a whole development stack: its services, then each
+// of its parts.
+const stopAll = process.StopTimeout + 4*stopTimeout
+
 // Main runs the command line and returns the exit code.
 func Main() int {
 	var c cli
 	return process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
-		&c, map[string]string{"loopback": webhook.Loopback},
+		stopAll, &c, map[string]string{"loopback": webhook.Loopback},
 		func(ctx context.Context, command *kong.Context) error {
 			command.BindTo(ctx, (*context.Context)(nil))
 			return command.Run(&console{out: os.Stdout, json: c.Output == "json", log: c.Log})

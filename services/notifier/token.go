@@ -28,6 +28,10 @@ const (
 	recordRetry = 200 * time.Millisecond
 	// newEvent is the age up to which an event counts as new.
 	newEvent = 2 * time.Second
+	// believed is the age from which "not found" means past its retention (15
+	// days and more). Of anything younger it is the word of a replica that
+	// trails its leader, and the token is redelivered.
+	believed = 10 * 24 * time.Hour
 	// linkPoll is between looks at a connection that is down.
 	linkPoll = 50 * time.Millisecond
 )
@@ -52,6 +56,9 @@ func (n *notifier) appended(ctx context.Context, m broker.Message) error {
 	// of deliveries is believed of a new event only: a server that was killed
 	// may have forgotten that it handed out an old one, and reading the ledger
 	// spares a repeat.
+	if m.Delivered > 1 {
+		n.ledgers.Remove(e.LogKey) // another replica may have gone on
+	}
 	first := e.Event.Sequence == 0 && m.Delivered == 1 && n.now().Sub(e.Time) < newEvent
 	return n.run(ctx, t, first)
 }
@@ -63,7 +70,7 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 		return broker.Permanent(fmt.Errorf("wake-up: %w", err))
 	}
 	e, err := n.broker.EventAt(ctx, w.Sequence)
-	if errors.Is(err, broker.ErrNotFound) {
+	if errors.Is(err, broker.ErrNotFound) && !w.First.IsZero() && n.now().Sub(w.First) > believed {
 		n.log.Warn().Str("log", w.Key).Int("n", w.N).Msg("the event is past its retention, its callback ends")
 		return nil
 	}
@@ -168,6 +175,9 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Err() != nil && out.Code == 0 {
+		return ctx.Err() // our own stop, not the endpoint's answer
+	}
 	last := delivery.Done{Attempts: t.wakeup.Attempts, Code: out.Code}
 	switch d := n.policy.Decide(t.wakeup.Attempts, t.wakeup.First, out.RetryAfter, n.now()); d.Verdict {
 	case delivery.Done2xx:
@@ -262,6 +272,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 			return nil
 		}
 		for err != nil {
+			n.line(t, zerolog.WarnLevel).Err(err).Msg("what came of a callback is not recorded yet, trying again")
 			if waited := sleep(ctx, recordRetry); waited != nil {
 				return errors.Join(err, waited)
 			}
@@ -276,7 +287,14 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
 	entry, err := n.broker.SwapLedger(ctx, t.event.LogKey, t.ledger, l)
 	if errors.Is(err, broker.ErrConflict) {
-		return false, n.reload(ctx, t)
+		had := t.ledger.Revision
+		if err := n.reload(ctx, t); err != nil {
+			return false, err
+		}
+		if t.ledger.Revision <= had { // a replica that trails its leader
+			return false, sleep(ctx, recordRetry)
+		}
+		return false, nil
 	}
 	if err != nil {
 		return false, err
@@ -376,7 +394,7 @@ func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (*jobsv1.Webh
 		return r.Webhook, err
 	}
 	r, err := n.broker.Request(ctx, e.LogKey)
-	if errors.Is(err, broker.ErrNotFound) {
+	if errors.Is(err, broker.ErrNotFound) && n.now().Sub(e.Time) > believed {
 		n.log.Warn().Str("id", e.ID).Str("key", e.LogKey).Msg("the request is past its retention, its callbacks end")
 		return nil, nil //nolint:nilnil // as above
 	}

@@ -18,7 +18,7 @@ func main() {
 
 		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
-	os.Exit(process.Main("ingest", "Receives messages from SQS and accepts them as requests.", &cli, nil,
+	os.Exit(process.Main("ingest", "Receives messages from SQS and accepts them as requests.", process.StopTimeout, &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {
 			return ingest.Run(ctx, cli.Config, cli.Logger(os.Stderr, "ingest"))
 		}))

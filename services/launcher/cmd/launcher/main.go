@@ -18,7 +18,7 @@ func main() {
 
 		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
-	os.Exit(process.Main("launcher", "Creates a Kubernetes Job for each accepted request.", &cli, nil,
+	os.Exit(process.Main("launcher", "Creates a Kubernetes Job for each accepted request.", process.StopTimeout, &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {
 			return launcher.Run(ctx, cli.Config, cli.Logger(os.Stderr, "launcher"))
 		}))

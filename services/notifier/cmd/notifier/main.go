@@ -18,7 +18,7 @@ func main() {
 
 		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
-	os.Exit(process.Main("notifier", "Delivers the events of each job to its webhook, in order.", &cli, notifier.Vars(),
+	os.Exit(process.Main("notifier", "Delivers the events of each job to its webhook, in order.", process.StopTimeout, &cli, notifier.Vars(),
 		func(ctx context.Context, _ *kong.Context) error {
 			return notifier.Run(ctx, cli.Config, cli.Logger(os.Stderr, "notifier"))
 		}))

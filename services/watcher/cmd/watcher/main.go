@@ -18,7 +18,7 @@ func main() {
 
 		Version kong.VersionFlag `env:"-" help:"Print the version."`
 	}
-	os.Exit(process.Main("watcher", "Watches the Jobs and their Pods and appends what happens to their logs.", &cli, nil,
+	os.Exit(process.Main("watcher", "Watches the Jobs and their Pods and appends what happens to their logs.", process.StopTimeout, &cli, nil,
 		func(ctx context.Context, _ *kong.Context) error {
 			return watcher.Run(ctx, cli.Config, cli.Logger(os.Stderr, "watcher"))
 		}))
