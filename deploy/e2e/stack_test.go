@@ -61,7 +61,8 @@ type tail struct {
 }
 
 func (l *tail) read(r io.Reader) {
-	for s := bufio.NewScanner(r); s.Scan(); {
+	s := bufio.NewScanner(r)
+	for s.Buffer(nil, 4<<20); s.Scan(); {
 		l.mu.Lock()
 		l.lines = append(l.lines, s.Text())
 		if len(l.lines) > 200 {

@@ -40,6 +40,8 @@ func Classify(err error) Verdict {
 	switch {
 	case s.Reason == metav1.StatusReasonAlreadyExists:
 		return Verdict{Exists: true, Message: sentence("The object exists", s.Message)}
+	case tooLarge(s):
+		return Verdict{Code: jobstatus.JobSpecInvalid, Message: sentence("The Job is too large to be stored", s.Message)}
 	case retriable(s):
 		return Verdict{Retry: true, Code: jobstatus.LaunchUnavailable, RetryAfter: retryAfter(s), Message: sentence("The API server is not available", s.Message)}
 	case s.Code == http.StatusForbidden:
@@ -62,6 +64,12 @@ func retriable(s metav1.Status) bool {
 	return s.Code >= http.StatusInternalServerError || s.Code == 0
 }
 
+// tooLarge is true of an object that etcd does not take, which the API server
+// answers with a 500.
+func tooLarge(s metav1.Status) bool {
+	return strings.Contains(s.Message, "etcdserver: request is too large") || strings.Contains(s.Message, "trying to send message larger than max")
+}
+
 func retryAfter(s metav1.Status) time.Duration {
 	if s.Details == nil || s.Details.RetryAfterSeconds <= 0 {
 		return 0
@@ -77,10 +85,20 @@ func forbidden(s metav1.Status) Verdict {
 		return Verdict{Code: jobstatus.NamespaceTerminating, Message: sentence("The namespace is being deleted", s.Message)}
 	case strings.Contains(s.Message, "exceeded quota"):
 		return Verdict{Retry: true, Code: jobstatus.QuotaExceeded, Message: sentence("The quota has no room", s.Message)}
+	case starting(s):
+		return Verdict{Retry: true, Code: jobstatus.LaunchUnavailable, Message: sentence("The API server is not ready", s.Message)}
 	case denied(s):
 		return Verdict{Code: jobstatus.AdmissionDenied, Message: sentence("Admission refused the Job", s.Message)}
 	}
 	return Verdict{Code: jobstatus.LaunchForbidden, Message: sentence("The launcher may not create Jobs there", s.Message)}
+}
+
+// starting is true of the 403s of an API server whose caches are not filled yet
+// (v1.37: namespace lifecycle, webhook and policy admission; a new quota; RBAC
+// roles), which say it only in their text.
+func starting(s metav1.Status) bool {
+	return strings.Contains(s.Message, "not yet ready to handle request") || strings.Contains(s.Message, "status unknown for quota") ||
+		strings.Contains(s.Message, "RBAC:") && strings.Contains(s.Message, "not found")
 }
 
 // denied is true of what an admission plugin refused: a webhook, which may

@@ -2,6 +2,7 @@ package jobstatus
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -123,6 +124,10 @@ func podCause(p *corev1.Pod, container string) (Reason, bool) {
 	return terminated(ContainerExitNonzero, p, s, "failed"), true
 }
 
+// quoted is what a runtime quotes when it cannot start a container: the command,
+// which must not stand where taps read.
+var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
+
 // terminated is a reason with a container's end as its evidence.
 func terminated(code Code, p *corev1.Pod, s *corev1.ContainerStatus, what string) Reason {
 	t := s.State.Terminated
@@ -131,7 +136,11 @@ func terminated(code Code, p *corev1.Pod, s *corev1.ContainerStatus, what string
 		text += " (" + quote(t.Reason, maxQuote) + ")"
 	}
 	text += "."
-	if m := quote(t.Message, maxTermination); m != "" {
+	message := t.Message
+	if code == ContainerStartFailed {
+		message = quoted.ReplaceAllString(message, `"…"`)
+	}
+	if m := quote(message, maxTermination); m != "" {
 		text += " Termination message: " + m
 	}
 	return Reason{code, text}

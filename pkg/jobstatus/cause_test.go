@@ -41,6 +41,7 @@ func TestCauses(t *testing.T) {
 		{"killed", aPod("a", died(137, "Error")), jobstatus.ContainerKilled, true, "exit code 137"},
 		{"terminated", aPod("a", died(143, "Error")), jobstatus.ContainerKilled, true, ""},
 		{"never started", aPod("a", unstarted("StartError", "no such file")), jobstatus.ContainerStartFailed, false, "no such file"},
+		{"its command is not told", aPod("a", unstarted("StartError", `exec: "curl -H \"secret\" x": no such file`)), jobstatus.ContainerStartFailed, false, `exec: "…": no such file`},
 		{"cannot run", aPod("a", unstarted("ContainerCannotRun", "")), jobstatus.ContainerStartFailed, false, ""},
 		{"pod deleted", aPod("a", died(137, "Error"), podDeleted(4*time.Second, 30)), jobstatus.PodDeleted, true, ""},
 		{"pod deleted, exits by itself on SIGTERM", aPod("a", died(1, "Error"), podDeleted(4*time.Second, 30)), jobstatus.PodDeleted, true, ""},

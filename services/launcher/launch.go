@@ -94,16 +94,16 @@ func (l *launcher) launch(ctx context.Context, e event.Event, tries int, again b
 	var job *batchv1.Job
 	if again {
 		if job, err = l.find(ctx, r); err != nil {
-			return l.failed(ctx, e, r, tail, tries, err)
+			return l.failed(ctx, e, r, tail, tries, fmt.Errorf("%w: %w", errLook, err))
 		}
 	}
 	adopted := job != nil
 	if job == nil {
-		if tries == 0 && l.expired(r) {
+		if l.expired(r) && (tries == 0 || l.late(r)) {
 			return l.exception(ctx, e, r, tail, jobstatus.LaunchExpired, "the launch deadline of "+l.deadline.String()+" passed before its Job could be tried; send it again under another id")
 		}
 		if l.now().Sub(read) > decisionAge {
-			return fmt.Errorf("launch of %s was decided more than %s ago, decided again", e.LogKey, decisionAge)
+			return l.failed(ctx, e, r, tail, tries, errStale)
 		}
 		if job, adopted, err = l.create(ctx, r); err != nil {
 			return l.failed(ctx, e, r, tail, tries, err)
@@ -112,8 +112,13 @@ func (l *launcher) launch(ctx context.Context, e event.Event, tries int, again b
 	return l.started(ctx, e, r, tail, job, adopted)
 }
 
-// errNameTaken means that both names belong to other ids.
-var errNameTaken = errors.New("both of its names belong to Jobs of other ids")
+// Causes of a failed launch that are not the create's own answer.
+var (
+	errNameTaken = errors.New("both of its names belong to Jobs of other ids")
+	errLook      = errors.New("the Job that may be there cannot be looked at") // says nothing about the create
+	errStale     = fmt.Errorf("the log was read more than %s ago", decisionAge)
+	errBuild     = errors.New("the Job cannot be built")
+)
 
 // create sends the Job under its short name, or under its long one where
 // another id has that. A Job of this very request is adopted.
@@ -124,7 +129,7 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 	for _, name := range names(r) {
 		job, err := kubejob.Build(r, l.installation, name)
 		if err != nil {
-			return nil, false, err
+			return nil, false, fmt.Errorf("%w: %w", errBuild, err)
 		}
 		created, err := jobs.Create(ctx, job, metav1.CreateOptions{})
 		if err == nil {
@@ -135,7 +140,7 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 		}
 		have, err := jobs.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
-			return nil, false, err
+			return nil, false, fmt.Errorf("%w: %w", errLook, err)
 		}
 		if kubejob.Matches(have, r, l.installation) {
 			return have, true, nil
@@ -218,7 +223,7 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 			l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
 				Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
 		}
-		return broker.RetryAfter(max(retryWait(tries), v.RetryAfter),
+		return broker.RetryAfter(max(retryWait(tries), min(v.RetryAfter, maxRetry)),
 			broker.Wakeup{Purpose: broker.PurposeLaunch, Token: e.LogKey, Payload: payload}, cause)
 	}
 	return l.exception(ctx, e, r, tail, v.Code, v.Message)
@@ -226,6 +231,11 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 
 func (l *launcher) expired(r *jobsv1.JobRequested) bool {
 	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadline))
+}
+
+// late is past the deadline by more than a parked launch wakes up after it.
+func (l *launcher) late(r *jobsv1.JobRequested) bool {
+	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadline + 2*maxRetry))
 }
 
 // exception ends a request that gets no Job.
@@ -247,7 +257,12 @@ func (l *launcher) exception(ctx context.Context, e event.Event, r *jobsv1.JobRe
 }
 
 func (l *launcher) verdict(cause error) cluster.Verdict {
-	if errors.Is(cause, errNameTaken) {
+	switch {
+	case errors.Is(cause, errLook), errors.Is(cause, errStale):
+		return cluster.Verdict{Retry: true, Code: jobstatus.LaunchUnavailable, Message: "The API server was not available until the launch deadline."}
+	case errors.Is(cause, errBuild): // what was accepted can be built
+		return cluster.Verdict{Code: jobstatus.InternalError, Message: "The accepted request could not be made into a Job; this is a defect of jobrelay."}
+	case errors.Is(cause, errNameTaken):
 		return cluster.Verdict{Code: jobstatus.NameConflict, Message: errNameTaken.Error() + "; send the request with another id or prefixName"}
 	}
 	return cluster.Classify(cause)

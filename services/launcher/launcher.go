@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
@@ -33,6 +34,9 @@ const maxWait = 12 * 24 * time.Hour
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *Config) Validate() error {
+	if c.Installation == "" || len(validation.IsValidLabelValue(c.Installation)) > 0 {
+		return errors.New("--installation takes a Kubernetes label value")
+	}
 	if c.LaunchDeadline <= 0 || c.LaunchDeadline > maxWait {
 		return fmt.Errorf("--launch-deadline takes more than 0 and at most %s", maxWait)
 	}

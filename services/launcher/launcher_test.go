@@ -318,8 +318,8 @@ func TestADecisionThatIsTooOldIsTakenAgain(t *testing.T) {
 	clock := time.Now()
 	b.now = func() time.Time { clock = clock.Add(decisionAge); return clock }
 	b.deadline = 100 * time.Hour
-	if err := b.launch(t.Context(), e, 0, false); err == nil {
-		t.Error("launched")
+	if err := b.launch(t.Context(), e, 0, false); !errors.Is(err, errStale) {
+		t.Errorf("got %v", err)
 	}
 	if names := b.jobNames(); len(names) != 0 {
 		t.Errorf("%v", names)

@@ -40,15 +40,15 @@ func (w *Watcher) act(ctx context.Context, job *batchv1.Job, s subject, d jobsta
 	return w.moved(job, err)
 }
 
-// orphan releases a Job that has our finalizer and no request, once it has
-// ended or is being deleted: nobody else would. Any other Job that is not ours
-// is left alone.
+// orphan releases a Job that has our finalizer and is not ours, for it has no
+// request or is a copy of a Job that has, once it has ended or is being deleted:
+// nobody else would. Any other Job that is not ours is left alone.
 func (w *Watcher) orphan(ctx context.Context, o jobstatus.Observation, job *batchv1.Job, s subject) error {
-	if !s.unknown || !o.Owned() || !o.Finished() && !o.Deleting() {
+	if !o.Owned() || !o.Finished() && !o.Deleting() {
 		return nil
 	}
 	err := w.release(ctx, job)
-	if err == nil {
+	if err == nil && s.unknown {
 		w.metrics.outcome(jobstatus.OutcomeUnknown)
 		w.line(job, s).Str("code", string(jobstatus.OutcomeUnknown)).Msg("job without a request released")
 	}

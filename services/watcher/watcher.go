@@ -183,11 +183,22 @@ func (w *Watcher) jobGone(obj any) {
 
 func (w *Watcher) podGone(obj any) {
 	if pod, ok := last(obj).(*corev1.Pod); ok {
-		if ref := jobOf(pod); ref != nil {
+		if ref := jobOf(pod); ref != nil && w.there(pod.Namespace, ref) {
 			w.gone.add(ref.UID, pod)
 		}
 		w.enqueue(pod)
 	}
+}
+
+// there reports whether a Pod's Job is still watched: a Pod that goes after its
+// Job is nobody's evidence.
+func (w *Watcher) there(namespace string, ref *metav1.OwnerReference) bool {
+	obj, ok, err := w.jobs.GetIndexer().GetByKey(namespace + "/" + ref.Name)
+	if err != nil || !ok {
+		return false
+	}
+	job, ok := obj.(*batchv1.Job)
+	return ok && job.UID == ref.UID
 }
 
 // last is a deleted object as it was last seen.
