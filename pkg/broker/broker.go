@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -41,8 +44,19 @@ type Config struct {
 	Topology Mode   `name:"topology" enum:"create,verify" default:"create" help:"Streams and consumers: create makes or updates them at start, verify only checks them."`
 	Replicas int    `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`
 
-	// Role is the process's kind: its connection name and its inbox prefix.
-	Role string `kong:"-"`
+	// Role is the process's kind, and Instance the name of this replica, one
+	// token of a subject: its connection is jobrelay-<role>-<instance>, its
+	// inboxes _INBOX_<role>.<instance>.>.
+	Role     string `kong:"-"`
+	Instance string `kong:"-"`
+}
+
+// Validate says what is wrong with the flags.
+func (c *Config) Validate() error {
+	if !slices.Contains([]int{1, 3, 5}, c.Replicas) {
+		return errors.New("--nats-replicas takes 1, 3 or 5")
+	}
+	return nil
 }
 
 // Broker is one connection to NATS. Its methods may be called at once by any
@@ -53,31 +67,58 @@ type Broker struct {
 	log     zerolog.Logger
 	streams map[string]jetstream.Stream
 	closed  chan struct{}
+	again   chan struct{} // one token for each reconnect that is not looked at yet
+	cfg     Config
+
+	mu      sync.Mutex
+	problem error // what stands against readiness beside the connection
 }
 
-// Open connects, waiting for a server as long as ctx lives and saying so, and
-// creates or checks the topology. Its error is final: a bad address, a refused
-// login, or a *TopologyError.
+// New is a Broker that does nothing but Ready and Close before Connect.
+func New(cfg Config, log zerolog.Logger) *Broker {
+	return &Broker{
+		cfg: cfg, log: log, streams: map[string]jetstream.Stream{}, closed: make(chan struct{}), again: make(chan struct{}, 1),
+		problem: fmt.Errorf("waiting for NATS at %s", redacted(cfg.URL)),
+	}
+}
+
+// Open is New and Connect.
 func Open(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
-	b := &Broker{log: log, streams: map[string]jetstream.Stream{}, closed: make(chan struct{})}
-	if err := b.dial(ctx, cfg); err != nil {
-		return nil, err
+	b := New(cfg, log)
+	return b, b.Connect(ctx)
+}
+
+// Connect waits for a server as long as ctx lives, saying so, and creates or
+// checks the topology. Its error is final, and the connection closed then: a
+// bad address, a refused login, or a *TopologyError.
+func (b *Broker) Connect(ctx context.Context) error {
+	if err := b.dial(ctx); err != nil {
+		return err
 	}
 	if have := b.conn.MaxPayload(); have < minPayload {
 		b.Close()
-		return nil, fmt.Errorf("NATS takes messages of %d bytes at most, and a request may have %d; set max_payload: 2MB in its configuration", have, minPayload)
+		return fmt.Errorf("NATS takes messages of %d bytes at most, and a request may have %d; set max_payload: 2MB in its configuration", have, minPayload)
 	}
-	if err := b.prepare(ctx, cfg); err != nil {
+	b.stands(errors.New("waiting for JetStream"))
+	if err := b.prepare(ctx); err != nil {
 		b.Close()
-		return nil, err
+		return err
 	}
-	return b, nil
+	b.stands(nil)
+	return nil
 }
 
-func (b *Broker) dial(ctx context.Context, cfg Config) error {
+// name and inbox tell one replica's connection from another's.
+func (c Config) name() string { return strings.TrimRight("jobrelay-"+c.Role+"-"+c.Instance, "-") }
+func (c Config) inbox() string {
+	return strings.TrimRight("_INBOX_"+c.Role+"."+c.Instance, ".")
+}
+
+func (b *Broker) dial(ctx context.Context) error {
+	cfg := b.cfg
 	var err error
 	b.conn, err = nats.Connect(cfg.URL,
-		nats.Name("jobrelay-"+cfg.Role), nats.CustomInboxPrefix("_INBOX_"+cfg.Role),
+		nats.Name(cfg.name()), nats.CustomInboxPrefix(cfg.inbox()),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
 		// A publish while disconnected fails at once: buffered, it would go
 		// out after its caller has decided otherwise.
@@ -88,7 +129,13 @@ func (b *Broker) dial(ctx context.Context, cfg Config) error {
 			}
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
-		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info().Msg("NATS connected") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			b.log.Info().Msg("NATS connected")
+			select {
+			case b.again <- struct{}{}:
+			default:
+			}
+		}),
 		// A denied publish never comes back as a reply: without this line a
 		// wrong permission looks like a slow server.
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -121,13 +168,16 @@ func (b *Broker) dial(ctx context.Context, cfg Config) error {
 		case <-poll.C:
 		}
 	}
-	b.js, err = jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
+	js, err := jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
+	b.mu.Lock()
+	b.js = js
+	b.mu.Unlock()
 	return err
 }
 
-func (b *Broker) prepare(ctx context.Context, cfg Config) error {
+func (b *Broker) prepare(ctx context.Context) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := b.ensure(ctx, cfg)
+		err := b.ensure(ctx)
 		var wrong *TopologyError
 		if errors.As(err, &wrong) {
 			return struct{}{}, backoff.Permanent(err)
@@ -139,12 +189,12 @@ func (b *Broker) prepare(ctx context.Context, cfg Config) error {
 	return err
 }
 
-func (b *Broker) ensure(ctx context.Context, cfg Config) error {
-	if cfg.Topology == Verify {
+func (b *Broker) ensure(ctx context.Context) error {
+	if b.cfg.Topology == Verify {
 		if err := VerifyTopology(ctx, b.js); err != nil {
 			return err
 		}
-	} else if _, err := ApplyTopology(ctx, b.js, max(cfg.Replicas, 1)); err != nil {
+	} else if _, err := ApplyTopology(ctx, b.js, max(b.cfg.Replicas, 1)); err != nil {
 		return err
 	}
 	for _, s := range Topology(1) {
@@ -167,19 +217,33 @@ var ErrClosed = errors.New("NATS ended the connection for good; check the login 
 // Connected reports whether a server is there now.
 func (b *Broker) Connected() bool { return b.conn.IsConnected() }
 
-// Ready is nil while a server is there.
+// Ready is nil while a server is there and, as far as WatchTopology has seen,
+// its streams and consumers are as expected.
 func (b *Broker) Ready() error {
-	if !b.Connected() {
-		return errors.New("NATS is not connected")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.js != nil && !b.Connected() {
+		return fmt.Errorf("NATS at %s is not connected", redacted(b.cfg.URL))
 	}
-	return nil
+	return b.problem
+}
+
+// stands sets what stands against readiness; nil: nothing.
+func (b *Broker) stands(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.problem = err
 }
 
 // JetStream is the client itself, for operators' commands and tests.
 func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 
 // Close ends the connection. Consumers must have ended before.
-func (b *Broker) Close() { b.conn.Close() }
+func (b *Broker) Close() {
+	if b.conn != nil {
+		b.conn.Close()
+	}
+}
 
 // publish returns the stream sequence after the PubAck, ErrConflict where an
 // expectation was not met, or an error after which it is unknown whether the
@@ -248,8 +312,8 @@ func redacted(address string) string {
 // OpenAdmin connects without looking at the topology, for an operator's
 // commands: a server that does not answer at once is an error.
 func OpenAdmin(ctx context.Context, address string, log zerolog.Logger) (*Broker, error) {
-	b := &Broker{log: log, closed: make(chan struct{})}
+	b := New(Config{URL: address, Role: "operator"}, log)
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("no answer; is it running, and is JOBRELAY_NATS_URL right?"))
 	defer cancel()
-	return b, b.dial(ctx, Config{URL: address, Role: "operator"})
+	return b, b.dial(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -64,9 +65,13 @@ type ConsumeOptions struct {
 	Grace time.Duration
 }
 
+// maxConsumeRetry is the longest wait before an ended consumer is looked for again.
+const maxConsumeRetry = 10 * time.Second
+
 // Consume hands the consumer's messages to h until ctx ends, then gives back
 // what was fetched and not started, and waits for the handlers. A message in
-// hand has its AckWait extended. It reconnects for ever; its error is final.
+// hand has its AckWait extended. It reconnects for ever, also to a consumer that
+// was deleted and made again; its error is ErrClosed.
 func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Handler) error {
 	if o.InFlight == 0 {
 		o.InFlight = 64
@@ -77,37 +82,58 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 	if o.Grace == 0 {
 		o.Grace = 20 * time.Second
 	}
-	consumer, err := b.js.Consumer(ctx, c.Stream, c.Name)
-	if err != nil {
-		return streamError(c.Stream+"/"+c.Name, err)
-	}
-	run := &consumption{broker: b, consumer: c, handler: h, slots: make(chan struct{}, o.InFlight), stopping: ctx.Done()}
+	run := &consumption{broker: b, consumer: c, handler: h, pull: o.Pull, slots: make(chan struct{}, o.InFlight), stopping: ctx.Done()}
 	var cancel context.CancelFunc
 	run.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	messages, err := consumer.Consume(run.take,
-		jetstream.PullMaxMessages(o.Pull), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
+	wait := backoff.NewExponentialBackOff()
+	wait.MaxInterval = maxConsumeRetry
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := run.once(ctx)
+		if errors.Is(err, ErrClosed) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
+		b.log.Warn().Err(err).Str("consumer", c.Stream+"/"+c.Name).Msg("consumer is taken up again")
+	}))
+	if errors.Is(err, ErrClosed) {
+		return err
+	}
+	stop := time.AfterFunc(o.Grace, cancel)
+	defer stop.Stop()
+	run.handlers.Wait()
+	return nil
+}
+
+// once consumes until ctx ends, or until the server has ended the consumer: it
+// was deleted, and may be made again.
+func (r *consumption) once(ctx context.Context) error {
+	name := r.consumer.Stream + "/" + r.consumer.Name
+	consumer, err := r.broker.js.Consumer(ctx, r.consumer.Stream, r.consumer.Name)
+	if err != nil {
+		return streamError(name, err)
+	}
+	messages, err := consumer.Consume(r.take,
+		jetstream.PullMaxMessages(r.pull), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			// A server that is away answers no heartbeat; the connection's own
 			// handlers have said so already.
-			b.log.Debug().Err(err).Str("consumer", c.Stream+"/"+c.Name).Msg("pull")
+			r.broker.log.Debug().Err(err).Str("consumer", name).Msg("pull")
 		}))
 	if err != nil {
-		return fmt.Errorf("consume %s/%s: %w", c.Stream, c.Name, err)
+		return fmt.Errorf("consume %s: %w", name, err)
 	}
 	select {
 	case <-ctx.Done():
-	case <-b.closed:
+		messages.Drain()
+		<-messages.Closed()
+		return nil
+	case <-r.broker.closed:
 		return ErrClosed
 	case <-messages.Closed():
-		return fmt.Errorf("consumer %s/%s was closed by the server", c.Stream, c.Name)
+		return fmt.Errorf("%s was ended by the server", name)
 	}
-	messages.Drain()
-	stop := time.AfterFunc(o.Grace, cancel)
-	defer stop.Stop()
-	<-messages.Closed()
-	run.handlers.Wait()
-	return nil
 }
 
 // consumption is one running Consume.
@@ -117,6 +143,7 @@ type consumption struct {
 	handler  Handler
 	ctx      context.Context // of the handlers: outlives the stop by the grace
 	stopping <-chan struct{}
+	pull     int
 	slots    chan struct{}
 	handlers sync.WaitGroup
 	inHand   sync.Map // stream sequence: a second copy of a message in hand is passed over

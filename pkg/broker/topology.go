@@ -276,6 +276,59 @@ func VerifyTopology(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
+const (
+	// watchEvery is between two looks at the topology.
+	watchEvery   = 15 * time.Second
+	watchTimeout = 10 * time.Second
+)
+
+// WatchTopology looks at the streams and consumers from time to time and after
+// each reconnect, until ctx ends: a server may come back with another store.
+// What differs stands against Ready. Where the topology is ours to create,
+// what is missing is made again.
+func (b *Broker) WatchTopology(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.again:
+		case <-tick.C:
+		}
+		if !b.Connected() {
+			continue // Ready says so
+		}
+		err := b.lookAgain(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		b.stands(err)
+		switch text := fmt.Sprint(err); {
+		case err == nil && said != "":
+			said = ""
+			b.log.Info().Msg("the topology is as expected again")
+		case err != nil && text != said:
+			said = text
+			b.log.Error().Err(err).Msg("the topology is not as expected")
+		}
+	}
+}
+
+func (b *Broker) lookAgain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, watchTimeout, errors.New("JetStream does not answer"))
+	defer cancel()
+	err := VerifyTopology(ctx, b.js)
+	var wrong *TopologyError
+	if !errors.As(err, &wrong) || b.cfg.Topology == Verify {
+		return err
+	}
+	b.log.Warn().Err(err).Msg("making the topology anew")
+	_, err = ApplyTopology(ctx, b.js, max(b.cfg.Replicas, 1))
+	return err
+}
+
 // checkAges refuses a log that ends before its request: a late message of the
 // same id would then start a second Job.
 func checkAges(ctx context.Context, js jetstream.JetStream) error {

@@ -4,12 +4,16 @@ package cluster
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 
+	"github.com/rs/zerolog"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // Config is the client configuration from an explicit kubeconfig file, else
@@ -40,6 +44,24 @@ func Client(kubeconfig, role, version string) (kubernetes.Interface, error) {
 		return nil, fmt.Errorf("the Kubernetes API server of --kubeconfig or KUBECONFIG cannot be used: %w", err)
 	}
 	return client, nil
+}
+
+// Namespace is that of the kubeconfig's context, or of the Pod that we run in;
+// else default.
+func Namespace(kubeconfig string) string {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	ns, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).Namespace()
+	if err != nil || ns == "" {
+		return metav1.NamespaceDefault
+	}
+	return ns
+}
+
+// Log makes client-go's own lines (a watch that broke off, the election) lines
+// of log. It holds for the whole process.
+func Log(log zerolog.Logger) {
+	klog.SetSlogLogger(slog.New(zerolog.NewSlogHandler(log)))
 }
 
 func load(kubeconfig string) (*rest.Config, error) {

@@ -35,9 +35,6 @@ func IDKey(logKey string) string {
 	return key
 }
 
-// Rejected reports whether the log key is that of a message not accepted.
-func Rejected(logKey string) bool { return strings.Contains(logKey, "-") }
-
 // RequestSubject is where the accepted request of a key stands on REQUESTS.
 func RequestSubject(key string) string { return "requests." + key }
 

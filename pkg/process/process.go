@@ -62,12 +62,21 @@ func (l Log) Logger(out io.Writer, role string) zerolog.Logger {
 // is one line, and 1. A second signal ends the process at once. vars are the
 // ${names} in the flags' tags; bound is how long a stop may take.
 func Main(name, description string, bound time.Duration, cli any, vars map[string]string, run func(ctx context.Context, command *kong.Context) error) int {
-	parser, err := newParser(cli, vars, kong.Name(name), kong.Description(description))
+	return start(name, description, bound, cli, vars, nil, run, nil)
+}
+
+// start parses, then runs until the end. embedded are flags beside cli's, of
+// which kong does not ask Validate.
+func start(name, description string, bound time.Duration, cli any, vars map[string]string, options []kong.Option, run func(ctx context.Context, command *kong.Context) error, embedded any) int {
+	parser, err := newParser(cli, vars, append(options, kong.Name(name), kong.Description(description))...)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		return exitUsage
 	}
 	command, err := parser.Parse(os.Args[1:])
+	if v, ok := embedded.(interface{ Validate() error }); ok && err == nil {
+		err = v.Validate()
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v; see %s --help\n", name, err, name)
 		return exitUsage
@@ -87,6 +96,25 @@ func Main(name, description string, bound time.Duration, cli any, vars map[strin
 		return exitFailed
 	}
 	return 0
+}
+
+// Service is the main of a service. cfg, a pointer to a struct for kong, holds
+// its flags; its Validate, where it has one, is asked. `NAME healthcheck` asks
+// the running process instead of starting one. All else is as for Main.
+func Service(name, description string, cfg any, vars map[string]string, run func(ctx context.Context, log zerolog.Logger) error) int {
+	if len(os.Args) > 1 && os.Args[1] == healthcheckVerb {
+		return healthcheck(name, os.Args[2:])
+	}
+	var cli struct {
+		Log
+
+		Version kong.VersionFlag `env:"-" help:"Print the version."`
+	}
+	description += "\n\n\"" + name + " " + healthcheckVerb + "\" asks the running process whether it is ready, and exits with 0 or 1. " +
+		"A flag wins over its variable in the environment."
+	return start(name, description, StopTimeout, &cli, vars, []kong.Option{kong.Embed(cfg)}, func(ctx context.Context, _ *kong.Context) error {
+		return run(ctx, cli.Logger(os.Stderr, name))
+	}, cfg)
 }
 
 // Parse fills a service's configuration from args and, where they say nothing,
@@ -118,4 +146,16 @@ func Version() string {
 		return info.Main.Version
 	}
 	return "dev"
+}
+
+// Sleep waits for d; its error is ctx's, where that ended first.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,11 +25,14 @@ type Server struct {
 	done     chan struct{}
 
 	mu     sync.Mutex
-	checks map[string]Check
+	checks map[string]State
 }
 
 // Check says why a part is not ready, or nil. It must answer at once.
 type Check func() error
+
+// State is a Check that has something to say of a ready part, too.
+type State func() (string, error)
 
 // Listen binds address, host:port, and answers in the background until Stop.
 // Port 0 takes a free one. It is not ready before a Check was added.
@@ -46,7 +47,7 @@ func Listen(ctx context.Context, address string) (*Server, error) {
 		Name: "jobrelay_build_info", Help: "1; the label says what was built.",
 		ConstLabels: prometheus.Labels{"version": Version()},
 	}, func() float64 { return 1 }))
-	s := &Server{listener: l, registry: registry, done: make(chan struct{}), checks: map[string]Check{}}
+	s := &Server{listener: l, registry: registry, done: make(chan struct{}), checks: map[string]State{}}
 	s.serve()
 	return s, nil
 }
@@ -59,6 +60,11 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 
 // Add makes readiness depend on a check.
 func (s *Server) Add(name string, check Check) {
+	s.AddState(name, func() (string, error) { return "ok", check() })
+}
+
+// AddState is Add of a part that tells its state.
+func (s *Server) AddState(name string, check State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.checks[name] = check
@@ -76,24 +82,32 @@ func (s *Server) serve() {
 	}()
 }
 
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+// Checks is what each part says of itself, and whether all are ready.
+func (s *Server) Checks() (said map[string]string, ready bool) {
 	s.mu.Lock()
 	checks := maps.Clone(s.checks)
 	s.mu.Unlock()
-	answer := map[string]string{}
-	status := http.StatusOK
 	if len(checks) == 0 {
-		answer["process"], status = "starting", http.StatusServiceUnavailable
+		return map[string]string{"process": "starting"}, false
 	}
+	said, ready = map[string]string{}, true
 	for name, check := range checks {
-		answer[name] = "ok"
-		if err := check(); err != nil {
-			answer[name], status = err.Error(), http.StatusServiceUnavailable
+		state, err := check()
+		if err != nil {
+			state, ready = err.Error(), false
 		}
+		said[name] = state
 	}
+	return said, ready
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	said, ready := s.Checks()
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(answer) // a peer that went away
+	if !ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(said) // a peer that went away
 }
 
 // Stop ends the server within a second.
@@ -104,39 +118,4 @@ func (s *Server) Stop() {
 		_ = s.http.Close()
 	}
 	<-s.done
-}
-
-// AwaitReady waits until the process at address is ready; when ctx ends first,
-// the error says what it was waiting for.
-func AwaitReady(ctx context.Context, address string) error {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	last := "no answer yet"
-	for {
-		ready, answer, err := probe(ctx, client, address)
-		if ready {
-			return nil
-		}
-		if err == nil {
-			last = answer
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("not ready: %s: %w", last, context.Cause(ctx))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func probe(ctx context.Context, client *http.Client, address string) (ready bool, answer string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
-	if err != nil {
-		return false, "", err
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return false, "", err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-	return res.StatusCode == http.StatusOK, strings.TrimSpace(string(body)), err
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -19,21 +20,20 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/replica"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
 )
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Replica replica.Config `embed:""`
 
 	QueueURLs       []string `name:"sqs-queue-url" sep:"," required:"" placeholder:"URL" help:"Queue to receive from, several with commas."`
 	InFlight        int      `name:"ingest-in-flight" default:"256" help:"Messages held at once, over all queues (1 to 5000)."`
 	Receivers       int      `name:"ingest-receivers" default:"2" help:"Long polls at once for each queue (1 to 16)."`
 	Strict          bool     `name:"strict" help:"Refuse messages with unknown fields instead of warning."`
 	MaxBackoffLimit int      `name:"max-backoff-limit" default:"6" help:"Highest job.backoffLimit that is accepted."`
-	Installation    string   `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
-	MetricsAddr     string   `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
 
 	// Endpoint and Region are those of a development stack; empty: the AWS
 	// SDK's own configuration.
@@ -49,50 +49,53 @@ func (c *Config) Validate() error {
 	if c.Receivers < 1 || c.Receivers > 16 {
 		return errors.New("--ingest-receivers takes 1 to 16")
 	}
-	return nil
+	return c.Replica.Validate()
+}
+
+// Main is the command ingest; it returns the exit code.
+func Main() int {
+	var cfg Config
+	return process.Service("ingest", "Receives messages from SQS and accepts them as requests.", &cfg, nil, func(ctx context.Context, log zerolog.Logger) error {
+		return Run(ctx, cfg, log)
+	})
 }
 
 // Run receives until ctx ends, then lets the open polls end, finishes what was
 // started and gives back the rest.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(ctx, cfg.MetricsAddr)
+	r, err := replica.Start(ctx, "ingest", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
-	cfg.Broker.Role = "ingest"
-	b, err := broker.Open(ctx, cfg.Broker, log)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-b.Closed():
-			cancel(broker.ErrClosed)
-		case <-ctx.Done():
+	defer r.Stop()
+	var opened atomic.Bool
+	r.Add("sqs", func() error {
+		if !opened.Load() {
+			return errors.New("waiting for SQS")
 		}
-	}()
+		return nil
+	})
 	in := &intake{
-		broker: b, log: log, installation: cfg.Installation,
-		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(server.Registry()),
+		broker: r.Broker, log: log, installation: cfg.Replica.Installation,
+		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()),
 		parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+	if ctx, err = r.Connect(ctx); err != nil {
+		return err
 	}
 	queues, err := openQueues(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	server.Add("nats", b.Ready)
 	slots := make(chan struct{}, cfg.InFlight)
 	var group sync.WaitGroup
 	for _, q := range queues {
-		r := newReceiver(q, in, slots, cfg.Receivers, log)
-		server.Add("queue "+q.Name(), r.ready)
-		group.Go(func() { r.run(ctx) })
+		receiver := newReceiver(q, in, slots, cfg.Receivers, log)
+		r.AddState("queue "+q.Name(), receiver.ready)
+		group.Go(func() { receiver.run(ctx) })
 	}
-	log.Info().Int("queues", len(queues)).Msg("ingest is running")
+	opened.Store(true)
+	log.Info().Str("instance", r.Name).Int("queues", len(queues)).Msg("ingest is running")
 	group.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, broker.ErrClosed) {
 		return cause

@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/rs/zerolog"
 
+	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
 )
 
@@ -23,7 +24,9 @@ const (
 	deleteAfter = 50 * time.Millisecond
 	// settleGrace bounds the calls to the queue at a stop.
 	settleGrace = 5 * time.Second
-	maxPolled   = 10 // messages a poll, SQS's own limit
+	// linkPoll is between two looks whether NATS is back.
+	linkPoll  = 100 * time.Millisecond
+	maxPolled = 10 // messages a poll, SQS's own limit
 )
 
 // receiver polls one queue and holds its messages until each is settled.
@@ -36,7 +39,8 @@ type receiver struct {
 	settled chan *sqsqueue.Message
 
 	mu       sync.Mutex
-	lastPoll time.Time
+	lastPoll time.Time // that was answered; at first, when the queue was opened
+	failed   error     // of the last poll
 	held     map[*sqsqueue.Message]struct{}
 }
 
@@ -47,14 +51,19 @@ func newReceiver(q *sqsqueue.Queue, in *intake, slots chan struct{}, polls int, 
 	}
 }
 
-// ready reports a queue that has not answered for a while.
-func (r *receiver) ready() error {
+// ready tells the age of the last successful poll, and is an error where the
+// queue has not answered for a while or not the last time.
+func (r *receiver) ready() (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if silent := time.Since(r.lastPoll); silent > pollGrace {
-		return fmt.Errorf("the last successful poll was %s ago", silent.Round(time.Second))
+	silent := time.Since(r.lastPoll).Round(time.Second)
+	switch {
+	case r.failed != nil:
+		return "", fmt.Errorf("the last successful poll was %s ago; since then: %w", silent, r.failed)
+	case silent > pollGrace:
+		return "", fmt.Errorf("the last successful poll was %s ago", silent)
 	}
-	return nil
+	return fmt.Sprintf("answered %s ago", silent), nil
 }
 
 // run polls until ctx ends. It returns when every message that was handed out
@@ -93,13 +102,15 @@ func (r *receiver) poll(ctx context.Context, handlers *sync.WaitGroup) {
 			if ctx.Err() != nil {
 				return
 			}
+			r.polled(err)
 			r.log.Warn().Err(err).Msg("polling again")
-			if !sleep(ctx, wait.NextBackOff()) {
+			if process.Sleep(ctx, wait.NextBackOff()) != nil {
 				return
 			}
 			continue
 		}
 		wait.Reset()
+		r.polled(nil)
 		r.release(free - len(messages))
 		r.hold(messages)
 		for _, group := range groups(messages) {
@@ -133,7 +144,7 @@ func groups(messages []*sqsqueue.Message) [][]*sqsqueue.Message {
 // acquire takes one to ten slots, waiting for the first and for NATS.
 func (r *receiver) acquire(ctx context.Context) (int, bool) {
 	for !r.intake.broker.Connected() {
-		if !sleep(ctx, 100*time.Millisecond) {
+		if process.Sleep(ctx, linkPoll) != nil {
 			return 0, false
 		}
 	}
@@ -158,10 +169,17 @@ func (r *receiver) release(n int) {
 	}
 }
 
+func (r *receiver) polled(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed = err; err == nil {
+		r.lastPoll = time.Now()
+	}
+}
+
 func (r *receiver) hold(messages []*sqsqueue.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lastPoll = time.Now()
 	for _, m := range messages {
 		r.held[m] = struct{}{}
 	}
@@ -177,7 +195,7 @@ func (r *receiver) handle(ctx context.Context, m *sqsqueue.Message) {
 			return
 		}
 		r.log.Warn().Err(err).Msg("message is held and tried again")
-		sleep(ctx, wait.NextBackOff())
+		_ = process.Sleep(ctx, wait.NextBackOff()) // the loop asks ctx
 	}
 }
 
@@ -215,7 +233,7 @@ func (r *receiver) deleteSettled(ctx context.Context) {
 
 // extend keeps what is held invisible, every third of the queue's timeout.
 func (r *receiver) extend(ctx context.Context) {
-	for sleep(ctx, max(r.queue.Visibility()/3, time.Second)) {
+	for process.Sleep(ctx, max(r.queue.Visibility()/3, time.Second)) == nil {
 		if held := r.stillHeld(); len(held) > 0 {
 			if err := r.queue.Extend(ctx, held); err != nil && ctx.Err() == nil {
 				r.log.Warn().Err(err).Msg("extend visibility")
@@ -240,16 +258,4 @@ func (r *receiver) stillHeld() []*sqsqueue.Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Keys(r.held))
-}
-
-// sleep is false where ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -8,11 +8,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
+	"github.com/jobrelay/jobrelay/services/ingest"
+	"github.com/jobrelay/jobrelay/services/launcher"
+	"github.com/jobrelay/jobrelay/services/notifier"
+	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
 // cli is every command with its flags.
@@ -30,14 +35,29 @@ type cli struct {
 	SQS      sqsCommand      `cmd:"" name:"sqs" help:"Run the development stack's SQS endpoint alone."`
 	Webhooks webhooksCommand `cmd:"" help:"Run a webhook receiver alone, and show what arrives."`
 	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
+	Replicas replicasCommand `cmd:"" help:"Show every running replica of the services and what it says of itself."`
+
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
 
 // stopAll bounds the stop of a whole development stack: its services, then each
 // of its parts.
 const stopAll = process.StopTimeout + 4*stopTimeout
 
-// Main runs the command line and returns the exit code.
+// Main runs the command line and returns the exit code. Called by the name of a
+// service, as the container image's links do, it is that service: one binary
+// then holds what all five share (docs/adr/0007).
 func Main() int {
+	switch filepath.Base(os.Args[0]) {
+	case "ingest":
+		return ingest.Main()
+	case "launcher":
+		return launcher.Main()
+	case "watcher":
+		return watcher.Main()
+	case "notifier":
+		return notifier.Main()
+	}
 	var c cli
 	return process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
 		stopAll, &c, map[string]string{"loopback": webhook.Loopback},

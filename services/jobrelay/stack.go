@@ -2,6 +2,8 @@ package jobrelay
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -240,12 +242,21 @@ func (s *stack) configure(context.Context) error {
 	c := &s.configs
 	nats, kube := "--nats-url=nats://"+s.address("nats"), "--kubeconfig="+s.kubeconfig()
 	metrics := func(role string) string { return "--metrics-addr=" + s.address(role) }
+	// The same name after a crash: its Lease is its own still.
+	instance := "--instance=" + s.instance()
 	return errors.Join(
-		process.Parse(&c.ingest, nil, nats, metrics("ingest"), "--sqs-queue-url=http://"+s.address("sqs")+"/"+devQueue),
-		process.Parse(&c.launcher, nil, nats, metrics("launcher"), kube),
-		process.Parse(&c.watcher, nil, nats, metrics("watcher"), kube),
-		process.Parse(&c.notifier, notifier.Vars(), nats, metrics("notifier"), "--webhook-allow="+s.cfg.WebhookAllow),
+		process.Parse(&c.ingest, nil, nats, metrics("ingest"), instance, "--sqs-queue-url=http://"+s.address("sqs")+"/"+devQueue),
+		process.Parse(&c.launcher, nil, nats, metrics("launcher"), instance, kube),
+		process.Parse(&c.watcher, nil, nats, metrics("watcher"), instance, kube),
+		process.Parse(&c.notifier, notifier.Vars(), nats, metrics("notifier"), instance, "--webhook-allow="+s.cfg.WebhookAllow),
 	)
+}
+
+// instance names this stack's replicas: by its host and folder.
+func (s *stack) instance() string {
+	host, _ := os.Hostname() // empty will do
+	sum := sha256.Sum256([]byte(host + s.cfg.Dir))
+	return "dev-" + hex.EncodeToString(sum[:4])
 }
 
 // kubeconfig is the given cluster's, or where the local one writes its own.

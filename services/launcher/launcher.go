@@ -10,22 +10,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/util/validation"
+	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/replica"
 )
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Replica replica.Config `embed:""`
 
 	Kubeconfig     string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
-	Installation   string        `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
+	Namespace      string        `name:"launch-namespace" placeholder:"NAME" help:"The one namespace that Jobs may be created in, as /readyz checks the permission; default: all."`
 	LaunchDeadline time.Duration `name:"launch-deadline" default:"6h" help:"How long after its acceptance a request may wait for its Job to be created (at most 288h)."`
 	InFlight       int           `name:"launch-in-flight" default:"32" help:"Jobs being created at once (1 to 1000)."`
-	MetricsAddr    string        `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
 }
 
 // maxWait is the longest launch wait: with start and run together it must end
@@ -34,45 +34,54 @@ const maxWait = 12 * 24 * time.Hour
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *Config) Validate() error {
-	if c.Installation == "" || len(validation.IsValidLabelValue(c.Installation)) > 0 {
-		return errors.New("--installation takes a Kubernetes label value")
-	}
 	if c.LaunchDeadline <= 0 || c.LaunchDeadline > maxWait {
 		return fmt.Errorf("--launch-deadline takes more than 0 and at most %s", maxWait)
 	}
 	if c.InFlight < 1 || c.InFlight > 1000 {
 		return errors.New("--launch-in-flight takes 1 to 1000")
 	}
-	return nil
+	return c.Replica.Validate()
+}
+
+// Main is the command launcher; it returns the exit code.
+func Main() int {
+	var cfg Config
+	return process.Service("launcher", "Creates a Kubernetes Job for each accepted request.", &cfg, nil, func(ctx context.Context, log zerolog.Logger) error {
+		return Run(ctx, cfg, log)
+	})
 }
 
 // Run launches until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(ctx, cfg.MetricsAddr)
+	r, err := replica.Start(ctx, "launcher", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
+	defer r.Stop()
 	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version())
 	if err != nil {
 		return err
 	}
-	cfg.Broker.Role = "launcher"
-	b, err := broker.Open(ctx, cfg.Broker, log)
-	if err != nil {
+	cluster.Log(log)
+	access := cluster.NewAccess(client, log,
+		cluster.Permission{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace},
+		cluster.Permission{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace})
+	r.Add("kubernetes", access.Ready)
+	l := &launcher{
+		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
+		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, metrics: newMetrics(r.Registry()),
+	}
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go access.Watch(watching)
+	if ctx, err = r.Connect(ctx); err != nil {
 		return err
 	}
-	defer b.Close()
-	l := &launcher{
-		broker: b, jobs: client.BatchV1(), log: log, now: time.Now,
-		installation: cfg.Installation, deadline: cfg.LaunchDeadline, metrics: newMetrics(server.Registry()),
-	}
-	server.Add("nats", b.Ready)
-	log.Info().Msg("launcher is running")
+	log.Info().Str("instance", r.Name).Msg("launcher is running")
 	group, ctx := errgroup.WithContext(ctx)
 	options := broker.ConsumeOptions{InFlight: cfg.InFlight}
-	group.Go(func() error { return b.Consume(ctx, broker.LauncherRequests, options, l.requested) })
-	group.Go(func() error { return b.Consume(ctx, broker.LauncherWakeups, options, l.woken) })
+	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherRequests, options, l.requested) })
+	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherWakeups, options, l.woken) })
 	return group.Wait()
 }
 

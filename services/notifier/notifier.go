@@ -20,18 +20,18 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/replica"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Replica replica.Config `embed:""`
 
 	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt (default ${retrySchedule})."`
 	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback (default ${retryScheduleRefused})."`
 	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
 	InFlight             int               `name:"callback-in-flight" default:"64" help:"Callbacks being sent at once (1 to 2048)."`
-	MetricsAddr          string            `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
 }
 
 // Vars are the defaults that the flags' tags name.
@@ -44,7 +44,15 @@ func (c *Config) Validate() error {
 	if c.InFlight < 1 || c.InFlight > 2048 {
 		return errors.New("--callback-in-flight takes 1 to 2048")
 	}
-	return nil
+	return c.Replica.Validate()
+}
+
+// Main is the command notifier; it returns the exit code.
+func Main() int {
+	var cfg Config
+	return process.Service("notifier", "Delivers the events of each job to its webhook, in order.", &cfg, Vars(), func(ctx context.Context, log zerolog.Logger) error {
+		return Run(ctx, cfg, log)
+	})
 }
 
 const (
@@ -57,29 +65,25 @@ const (
 
 // Run delivers until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(ctx, cfg.MetricsAddr)
+	r, err := replica.Start(ctx, "notifier", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
-	cfg.Broker.Role = "notifier"
-	b, err := broker.Open(ctx, cfg.Broker, log)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
+	defer r.Stop()
 	client := webhook.New(webhook.Config{Allow: cfg.WebhookAllow, InFlight: cfg.InFlight, Version: process.Version()})
 	defer client.Close()
-	n, err := newNotifier(b, client, delivery.Policy{Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused}, cfg.InFlight, server.Registry(), log)
+	n, err := newNotifier(r.Broker, client, delivery.Policy{Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused}, cfg.InFlight, r.Registry(), log)
 	if err != nil {
 		return err
 	}
-	server.Add("nats", b.Ready)
-	log.Info().Msg("notifier is running")
+	if ctx, err = r.Connect(ctx); err != nil {
+		return err
+	}
+	log.Info().Str("instance", r.Name).Msg("notifier is running")
 	group, ctx := errgroup.WithContext(ctx)
 	options := broker.ConsumeOptions{InFlight: tokensPerSlot * cfg.InFlight}
-	group.Go(func() error { return b.Consume(ctx, broker.NotifierEvents, options, n.appended) })
-	group.Go(func() error { return b.Consume(ctx, broker.NotifierWakeups, options, n.woken) })
+	group.Go(func() error { return r.Broker.Consume(ctx, broker.NotifierEvents, options, n.appended) })
+	group.Go(func() error { return r.Broker.Consume(ctx, broker.NotifierWakeups, options, n.woken) })
 	return group.Wait()
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
 
@@ -236,7 +237,7 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 	}
 	// No POST whose outcome could not be recorded.
 	for !n.broker.Connected() {
-		if err := sleep(ctx, linkPoll); err != nil {
+		if err := process.Sleep(ctx, linkPoll); err != nil {
 			<-n.slots
 			return webhook.Outcome{}, err
 		}
@@ -273,7 +274,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 		}
 		for err != nil {
 			n.line(t, zerolog.WarnLevel).Err(err).Msg("what came of a callback is not recorded yet, trying again")
-			if waited := sleep(ctx, recordRetry); waited != nil {
+			if waited := process.Sleep(ctx, recordRetry); waited != nil {
 				return errors.Join(err, waited)
 			}
 			err = n.reload(ctx, t)
@@ -292,7 +293,7 @@ func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool,
 			return false, err
 		}
 		if t.ledger.Revision <= had { // a replica that trails its leader
-			return false, sleep(ctx, recordRetry)
+			return false, process.Sleep(ctx, recordRetry)
 		}
 		return false, nil
 	}
@@ -345,17 +346,6 @@ func (n *notifier) ended(t *token, level zerolog.Level, reason string) {
 func (n *notifier) line(t *token, level zerolog.Level) *zerolog.Event {
 	return n.log.WithLevel(level).Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
 		Int("status", t.event.Type.Status()).Str("endpoint", t.target.endpoint)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // target is where the callbacks of a log go.

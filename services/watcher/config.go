@@ -14,26 +14,28 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"k8s.io/apimachinery/pkg/util/validation"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/replica"
 )
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Replica replica.Config `embed:""`
 
 	Kubeconfig          string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
-	Installation        string        `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
 	Namespace           string        `name:"watch-namespace" placeholder:"NAME" help:"The one namespace to watch; default: all."`
+	LeaseNamespace      string        `name:"lease-namespace" placeholder:"NAME" help:"Where the Lease of the leader is; default: the namespace of the kubeconfig's context or of the Pod."`
+	LeaseDuration       time.Duration `name:"lease-duration" default:"15s" help:"How long a leader that is silent remains the leader (3s to 2m)."`
 	StartDeadline       time.Duration `name:"start-deadline" default:"30m" help:"How long a Job may be without anything running before it is ended."`
 	ImagePullDeadline   time.Duration `name:"image-pull-deadline" default:"5m" help:"The same from the first sight of an image that cannot be pulled."`
 	UnstartableDeadline time.Duration `name:"unstartable-deadline" default:"1m" help:"The same from the first sight of what cannot heal: a bad image name, a missing configuration key."`
 	Workers             int           `name:"watch-workers" default:"16" help:"Jobs looked at at once (1 to 256)."`
-	MetricsAddr         string        `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
 }
 
 // maxStart is the longest start deadline: launch wait, start and run together
@@ -42,8 +44,8 @@ const maxStart = 24 * time.Hour
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *Config) Validate() error {
-	if c.Installation == "" || len(validation.IsValidLabelValue(c.Installation)) > 0 {
-		return errors.New("--installation takes a Kubernetes label value")
+	if c.LeaseDuration < 3*time.Second || c.LeaseDuration > 2*time.Minute {
+		return errors.New("--lease-duration takes 3s to 2m")
 	}
 	for name, d := range map[string]time.Duration{
 		"start-deadline": c.StartDeadline, "image-pull-deadline": c.ImagePullDeadline, "unstartable-deadline": c.UnstartableDeadline,
@@ -55,33 +57,69 @@ func (c *Config) Validate() error {
 	if c.Workers < 1 || c.Workers > 256 {
 		return errors.New("--watch-workers takes 1 to 256")
 	}
-	return nil
+	return c.Replica.Validate()
+}
+
+// Main is the command watcher; it returns the exit code.
+func Main() int {
+	var cfg Config
+	return process.Service("watcher", "Watches the Jobs and their Pods and appends what happens to their logs.", &cfg, nil, func(ctx context.Context, log zerolog.Logger) error {
+		return Run(ctx, cfg, log)
+	})
 }
 
 // Run watches until ctx ends.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	server, err := process.Listen(ctx, cfg.MetricsAddr)
+	r, err := replica.Start(ctx, "watcher", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
+	defer r.Stop()
 	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version())
 	if err != nil {
 		return err
 	}
-	cfg.Broker.Role = "watcher"
-	b, err := broker.Open(ctx, cfg.Broker, log)
-	if err != nil {
-		return err
+	cluster.Log(log)
+	if cfg.LeaseNamespace == "" {
+		cfg.LeaseNamespace = cluster.Namespace(cfg.Kubeconfig)
 	}
-	defer b.Close()
 	deadlines := jobstatus.DefaultDeadlines()
 	deadlines.Start, deadlines.ImagePull, deadlines.Unstartable = cfg.StartDeadline, cfg.ImagePullDeadline, cfg.UnstartableDeadline
-	w := New(b, client, Options{
-		Installation: cfg.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: deadlines,
-	}, log, server.Registry())
-	server.Add("nats", b.Ready)
-	server.Add("kubernetes", w.Ready)
-	log.Info().Msg("watcher is running")
-	return w.Run(ctx)
+	w := New(r.Broker, client, Options{
+		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: deadlines,
+		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration},
+	}, log, r.Registry())
+	access := cluster.NewAccess(client, log, cfg.permissions()...)
+	r.Add("kubernetes", access.Ready)
+	r.Add("watches", w.Ready)
+	r.AddState("leader", w.Leader)
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go access.Watch(watching)
+	if ctx, err = r.Connect(ctx); err != nil {
+		return err
+	}
+	log.Info().Str("instance", r.Name).Msg("watcher is running")
+	if err := w.Run(ctx); err != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, broker.ErrClosed) {
+		return cause
+	}
+	return nil
+}
+
+// permissions is what the watcher does in Kubernetes.
+func (c *Config) permissions() []cluster.Permission {
+	var out []cluster.Permission
+	for _, verb := range []string{"list", "watch", "patch", "delete"} {
+		out = append(out, cluster.Permission{Verb: verb, Group: batchv1.GroupName, Resource: "jobs", Namespace: c.Namespace})
+	}
+	for _, verb := range []string{"list", "watch"} {
+		out = append(out, cluster.Permission{Verb: verb, Resource: "pods", Namespace: c.Namespace})
+	}
+	for _, verb := range []string{"get", "create", "update"} {
+		out = append(out, cluster.Permission{Verb: verb, Group: coordinationv1.GroupName, Resource: "leases", Namespace: c.LeaseNamespace})
+	}
+	return out
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +41,7 @@ type Options struct {
 	Namespace    string              // empty: all
 	Workers      int                 // Jobs looked at at once; default 16
 	Deadlines    jobstatus.Deadlines // zero: jobstatus.DefaultDeadlines
+	Lease        Lease               // where to stand for election
 	Resync       time.Duration       // between two looks at a Job that does not change; default 10 minutes
 	Now          func() time.Time    // default time.Now
 }
@@ -64,6 +67,10 @@ type Watcher struct {
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	tails   *tails
 	gone    *gonePods
+
+	leadMu  sync.Mutex
+	leading atomic.Bool
+	leader  atomic.Pointer[string] // as the Lease last named it
 }
 
 // New is a Watcher that does nothing before Run.
@@ -116,6 +123,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	w.elect(ctx)
 	<-ctx.Done()
 	w.queue.ShutDown()
 	return workers.Wait()
@@ -223,6 +231,10 @@ func (w *Watcher) next(ctx context.Context) bool {
 		return false
 	}
 	defer w.queue.Done(name)
+	if !w.leading.Load() {
+		w.queue.Forget(name)
+		return true // whoever takes the lead looks at all
+	}
 	again, err := w.reconcile(ctx, name)
 	switch {
 	case err == nil:

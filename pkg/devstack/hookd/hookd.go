@@ -111,7 +111,13 @@ func Start(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// healthPath answers 200 to a GET, which is no call.
+const healthPath = "/healthz"
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && r.URL.Path == healthPath {
+		return // 200
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLong *http.MaxBytesError
 	if err != nil && !errors.As(err, &tooLong) {

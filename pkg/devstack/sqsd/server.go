@@ -181,7 +181,13 @@ var actions = map[string]handler{
 	"SetQueueAttributes":           action(setQueueAttributes),
 }
 
+// healthPath answers 200 to a GET, for whoever waits for the endpoint.
+const healthPath = "/healthz"
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && r.URL.Path == healthPath {
+		return // 200
+	}
 	// The whole body is read before anything is answered: a client that is
 	// still writing when the answer comes may lose it with its connection.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
