@@ -489,3 +489,40 @@ func TestASmallPayloadIsRefusedAtTheStart(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestAConsumerThatWasDeletedIsTakenUpAgain: an operator deletes a durable and
+// applies the topology anew.
+func TestAConsumerThatWasDeletedIsTakenUpAgain(t *testing.T) {
+	b := open(t, server(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := make(chan string, 10)
+	done := make(chan error, 1)
+	go func() {
+		done <- b.Consume(ctx, broker.WatcherCommands, broker.ConsumeOptions{}, func(_ context.Context, m broker.Message) error {
+			heard <- m.Subject
+			return nil
+		})
+	}()
+	js := b.JetStream()
+	publish := func(subject string) {
+		t.Helper()
+		if _, err := js.Publish(t.Context(), subject, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-heard; got != subject {
+			t.Fatalf("heard %s, expected %s", got, subject)
+		}
+	}
+	publish("commands.cancel.one")
+	if err := js.DeleteConsumer(t.Context(), broker.StreamCommands, "watcher"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := broker.ApplyTopology(t.Context(), js, 1); err != nil {
+		t.Fatal(err)
+	}
+	publish("commands.cancel.two")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -59,7 +59,7 @@ func Namespace(kubeconfig string) string {
 }
 
 // Log makes client-go's own lines (a watch that broke off, the election) lines
-// of log. It holds for the whole process.
+// of log. It holds for the whole process, and is called before anything runs.
 func Log(log zerolog.Logger) {
 	klog.SetSlogLogger(slog.New(zerolog.NewSlogHandler(log)))
 }

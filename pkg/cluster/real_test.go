@@ -95,7 +95,7 @@ func fill(t *testing.T, c kubernetes.Interface, namespace string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "quota", func(ctx context.Context) (bool, error) {
+	eventually(t, "quota", func(ctx context.Context) (bool, error) {
 		q, err := quotas.Get(ctx, "none-left", metav1.GetOptions{})
 		return err == nil && len(q.Status.Hard) > 0, err
 	})
@@ -118,13 +118,13 @@ func terminate(t *testing.T, c kubernetes.Interface, namespace string) {
 	if err := c.CoreV1().Namespaces().Delete(t.Context(), namespace, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "end of the namespace", func(ctx context.Context) (bool, error) {
+	eventually(t, "end of the namespace", func(ctx context.Context) (bool, error) {
 		n, err := c.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
 		return err == nil && n.Status.Phase == corev1.NamespaceTerminating, err
 	})
 }
 
-func await(t *testing.T, what string, ok func(context.Context) (bool, error)) {
+func eventually(t *testing.T, what string, ok func(context.Context) (bool, error)) {
 	t.Helper()
 	if err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, ok); err != nil {
 		t.Fatalf("%s: %v", what, err)

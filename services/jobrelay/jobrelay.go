@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 	"github.com/jobrelay/jobrelay/services/ingest"
@@ -62,6 +63,7 @@ func Main() int {
 	return process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
 		stopAll, &c, map[string]string{"loopback": webhook.Loopback},
 		func(ctx context.Context, command *kong.Context) error {
+			cluster.Log(c.Logger(os.Stderr, ""))
 			command.BindTo(ctx, (*context.Context)(nil))
 			return command.Run(&console{out: os.Stdout, json: c.Output == "json", log: c.Log})
 		})

@@ -3,6 +3,7 @@ package jobrelay
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,7 +22,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"jobrelay": func() { os.Exit(Main()) }})
+	main := func() { os.Exit(Main()) } // by the name that it is called by
+	testscript.Main(m, map[string]func(){"jobrelay": main, "ingest": main, "launcher": main, "watcher": main, "notifier": main})
 }
 
 // TestCommands runs what people type, as processes of their own, beside a real
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) {
 func TestCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "until": until},
 		Setup: func(env *testscript.Env) error {
 			n, err := natsd.Start(context.Background(), natsd.Config{Dir: env.Cd + "/nats"})
 			if err != nil {
@@ -45,7 +47,11 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			env.Vars = append(env.Vars, "NATS="+n.URL(), "QUEUE="+queue, "AWS_ENDPOINT_URL_SQS="+q.URL(),
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			env.Vars = append(env.Vars, "PORT="+port, "NATS="+n.URL(), "QUEUE="+queue, "AWS_ENDPOINT_URL_SQS="+q.URL(),
 				"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=us-east-1")
 			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
 		},
@@ -153,4 +159,24 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		case <-tick.C:
 		}
 	}
+}
+
+// until runs a command again and again until it succeeds.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(30 * time.Second); ts.Exec(args[0], args[1:]...) != nil; {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v does not succeed", args)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
 }

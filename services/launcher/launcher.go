@@ -47,6 +47,7 @@ func (c *Config) Validate() error {
 func Main() int {
 	var cfg Config
 	return process.Service("launcher", "Creates a Kubernetes Job for each accepted request.", &cfg, nil, func(ctx context.Context, log zerolog.Logger) error {
+		cluster.Log(log)
 		return Run(ctx, cfg, log)
 	})
 }
@@ -62,7 +63,6 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster.Log(log)
 	access := cluster.NewAccess(client, log,
 		cluster.Permission{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace},
 		cluster.Permission{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace})

@@ -64,6 +64,7 @@ func (c *Config) Validate() error {
 func Main() int {
 	var cfg Config
 	return process.Service("watcher", "Watches the Jobs and their Pods and appends what happens to their logs.", &cfg, nil, func(ctx context.Context, log zerolog.Logger) error {
+		cluster.Log(log)
 		return Run(ctx, cfg, log)
 	})
 }
@@ -79,7 +80,6 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster.Log(log)
 	if cfg.LeaseNamespace == "" {
 		cfg.LeaseNamespace = cluster.Namespace(cfg.Kubeconfig)
 	}

@@ -1,0 +1,63 @@
+package jobrelay
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/services/ingest"
+	"github.com/jobrelay/jobrelay/services/launcher"
+	"github.com/jobrelay/jobrelay/services/notifier"
+	"github.com/jobrelay/jobrelay/services/watcher"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md anew")
+
+// TestConfigurationPage compares docs/configuration.md with the flags.
+func TestConfigurationPage(t *testing.T) {
+	var page bytes.Buffer
+	page.WriteString(`# Configuration
+
+Each service reads flags and the environment; a flag wins. This page is generated
+from the flags themselves (` + "`make generate`" + `); a bad value is one line and exit code 2.
+
+All four know the verb ` + "`healthcheck`" + `, serve ` + "`/healthz`, `/readyz` and `/metrics`" + `,
+and stop in order within 25 s after SIGTERM.
+The AWS SDK's own variables (` + "`AWS_REGION`, `AWS_ENDPOINT_URL_SQS`" + `, credentials) hold for ingest.
+`)
+	for _, s := range []struct {
+		name string
+		cfg  any
+		vars map[string]string
+	}{
+		{"ingest", &ingest.Config{}, nil}, {"launcher", &launcher.Config{}, nil},
+		{"watcher", &watcher.Config{}, nil}, {"notifier", &notifier.Config{}, notifier.Vars()},
+	} {
+		fmt.Fprintf(&page, "\n## %s\n\n", s.name)
+		if err := process.WriteFlags(&page, s.cfg, s.vars); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page.WriteString("\n## Every service: the log\n\n")
+	if err := process.WriteFlags(&page, &process.Log{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	const file = "../../docs/configuration.md"
+	if *update {
+		if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(have), page.String()); diff != "" {
+		t.Errorf("docs/configuration.md is stale, run `make generate`:\n%s", diff)
+	}
+}
