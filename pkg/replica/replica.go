@@ -48,6 +48,8 @@ const (
 	// one minute, and two reports may be lost.
 	reportEvery   = 15 * time.Second
 	reportTimeout = 2 * time.Second
+	// lookEvery is between two looks at the own readiness.
+	lookEvery = time.Second
 )
 
 // Replica is one running process of a service.
@@ -114,12 +116,18 @@ func (r *Replica) Stop() {
 	r.Server.Stop()
 }
 
-// report tells STATUS of this replica until ctx ends, and then that it ended.
+// report tells STATUS of this replica, at once where its readiness changes,
+// until ctx ends; and then that it ended.
 func (r *Replica) report(ctx context.Context) {
+	var last time.Time
+	was := false
 	for {
 		checks, ready := r.Checks()
-		r.publish(context.WithoutCancel(ctx), ready, checks)
-		if err := process.Sleep(ctx, reportEvery); err != nil {
+		if ready != was || time.Since(last) >= reportEvery {
+			r.publish(context.WithoutCancel(ctx), ready, checks)
+			last, was = time.Now(), ready
+		}
+		if err := process.Sleep(ctx, lookEvery); err != nil {
 			r.publish(context.WithoutCancel(ctx), false, map[string]string{"process": "stopped"})
 			return
 		}
