@@ -1,0 +1,215 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is one process of a Stack. Its methods may be called at once.
+type Process struct {
+	Name string // role-number
+	Role Role
+
+	binary string
+	args   []string
+	env    []string
+	log    string // file, appended to by every run
+	ready  func() error
+	life   bool // takes --life-fd: ends with this process by itself
+
+	mu     sync.Mutex
+	run    *run // nil before the first Start
+	frozen bool
+	starts int
+	kills  int
+}
+
+// run is one life of a process.
+type run struct {
+	cmd  *exec.Cmd
+	life *os.File
+	done chan struct{}
+}
+
+// stopMost bounds an ordered stop: a service's own bound is 25 s.
+const stopMost = 30 * time.Second
+
+// Start starts it, unless it runs.
+func (p *Process) Start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running() {
+		return nil
+	}
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	r := &run{cmd: exec.Command(p.binary, p.args...), done: make(chan struct{})} //nolint:noctx // it ends by signals
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = p.env, out, out
+	r.cmd.SysProcAttr = attributes()
+	if p.life {
+		theirs, ours, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer theirs.Close()
+		r.life, r.cmd.ExtraFiles = ours, []*os.File{theirs}
+		r.cmd.Args = append(r.cmd.Args, "--life-fd", "3")
+	}
+	if err := onStarter(r.cmd.Start); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	go func() {
+		_ = r.cmd.Wait() // how it ended shows in its log
+		if r.life != nil {
+			_ = r.life.Close()
+		}
+		close(r.done)
+	}()
+	p.run, p.frozen = r, false
+	p.starts++
+	return nil
+}
+
+// running needs the lock.
+func (p *Process) running() bool {
+	if p.run == nil {
+		return false
+	}
+	select {
+	case <-p.run.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Running reports whether it runs; a frozen one does.
+func (p *Process) Running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running()
+}
+
+// Frozen reports whether it stands still since a Freeze.
+func (p *Process) Frozen() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.frozen && p.running()
+}
+
+// Kills is how often Kill ended it.
+func (p *Process) Kills() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kills
+}
+
+// Kill is SIGKILL; it returns when the process has ended. One that does not run
+// is left as it is.
+func (p *Process) Kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return nil
+	}
+	if err := p.run.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	<-p.run.done
+	p.kills++
+	return nil
+}
+
+// Freeze is SIGSTOP: it holds its connections, its leases and what it knows,
+// and does nothing.
+func (p *Process) Freeze() error { return p.signal(syscall.SIGSTOP, true) }
+
+// Thaw is SIGCONT: it goes on with what it knew.
+func (p *Process) Thaw() error { return p.signal(syscall.SIGCONT, false) }
+
+func (p *Process) signal(s syscall.Signal, frozen bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return fmt.Errorf("%s does not run", p.Name)
+	}
+	if err := p.run.cmd.Process.Signal(s); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	p.frozen = frozen
+	return nil
+}
+
+// Stop is SIGTERM; it returns when the process has ended, and is an error where
+// it had to be killed after 30 seconds.
+func (p *Process) Stop() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return nil
+	}
+	_ = p.run.cmd.Process.Signal(syscall.SIGCONT) // one that is frozen hears nothing
+	_ = p.run.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	limit := time.NewTimer(stopMost)
+	defer limit.Stop()
+	select {
+	case <-p.run.done:
+		return nil
+	case <-limit.C:
+	}
+	_ = p.run.cmd.Process.Kill()
+	<-p.run.done
+	return fmt.Errorf("%s did not stop within %s and was killed", p.Name, stopMost)
+}
+
+// maxTail bounds what LastLines reads, in bytes.
+const maxTail = 4 << 10
+
+// LastLines is the end of its log.
+func (p *Process) LastLines() string {
+	f, err := os.Open(filepath.Clean(p.log))
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxTail {
+		if _, err := f.Seek(-maxTail, io.SeekEnd); err != nil {
+			return err.Error()
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxTail))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// starter is the one OS thread that starts every process: where the kernel ends
+// children with their parent, it means the thread that started them.
+var starter = sync.OnceValue(func() chan<- func() {
+	starts := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for start := range starts {
+			start()
+		}
+	}()
+	return starts
+})
+
+func onStarter(start func() error) error {
+	result := make(chan error)
+	starter() <- func() { result <- start() }
+	return <-result
+}
