@@ -1,6 +1,7 @@
 # jobrelay: what a person types. `make help` lists it.
 #
-# Only Go and make are needed; the race detector also needs a C compiler.
+# Only Go and make are needed; the race detector also needs a C compiler, and the
+# compose stack needs Docker.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
@@ -8,6 +9,7 @@ BIN := bin
 SERVICES := ingest launcher watcher notifier jobrelay
 BINARIES := $(SERVICES:%=$(BIN)/%)
 KUBERNETES := $(BIN)/kubernetes
+NATS := $(BIN)/nats-server
 VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/jobrelay/jobrelay/pkg/process.version=$(VERSION)
 GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev/null) pkg/request/testdata/sample.json go.mod go.sum deploy/build.sh
@@ -19,6 +21,8 @@ GOLANGCI := $(BIN)/tools/golangci-lint
 
 # Compose v2 where it is there, else v1 as Debian ships it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+STACK = COMPOSE='$(COMPOSE)' sh deploy/docker/stack.sh
+IMAGES := $(BIN)/jobrelay $(KUBERNETES) $(NATS) $(BIN)/toxiproxy-server $(BIN)/toxiproxy-cli $(BIN)/probe
 
 # The race detector where a C compiler is present.
 CC_PATH := $(shell command -v $$(go env CC) 2>/dev/null)
@@ -27,10 +31,10 @@ TEST_FLAGS ?= -timeout 14m
 
 .PHONY: help
 help: ## What can be typed here.
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: $(BINARIES) $(KUBERNETES) ## Every binary into bin/.
+build: $(BINARIES) $(KUBERNETES) $(NATS) ## Every binary into bin/.
 
 $(BINARIES) &: $(GO_FILES)
 	@mkdir -p $(BIN)
@@ -38,6 +42,19 @@ $(BINARIES) &: $(GO_FILES)
 
 $(KUBERNETES): $(wildcard deploy/dev/kubernetes/*)
 	@sh deploy/dev/kubernetes/build.sh $@
+
+STATIC := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+
+$(NATS): go.mod
+	@echo "building nats-server"
+	@$(STATIC) -o $@ github.com/nats-io/nats-server/v2 && touch $@
+
+$(BIN)/toxiproxy-%: tools/go.mod
+	@echo "building toxiproxy-$*"
+	@$(STATIC) -modfile=tools/go.mod -o $@ github.com/Shopify/toxiproxy/v2/cmd/$* && touch $@
+
+$(BIN)/probe: $(wildcard deploy/docker/probe/*.go)
+	@$(STATIC) -o $@ ./deploy/docker/probe && touch $@
 
 .PHONY: demo
 demo: $(KUBERNETES) $(BIN)/jobrelay ## The original's sample message: one Job, callbacks 0, 1, 2.
@@ -49,8 +66,8 @@ test: $(KUBERNETES) ## Every Go test, with the race detector where a C compiler 
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) go test $(RACE) $(TEST_FLAGS) ./...
 
 .PHONY: e2e
-e2e: $(KUBERNETES) $(BIN)/jobrelay ## The whole stack from outside: 200 messages, kill -9, hostile ends.
-	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay go test -tags e2e -count 1 -v -timeout 20m ./deploy/e2e/...
+e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 9 minutes.
+	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 30m ./deploy/e2e
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
@@ -60,6 +77,7 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 generate: $(BUF) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
 	@go test ./pkg/jobstatus -run TestErrorCodesPage -update >/dev/null
+	@go test ./services/jobrelay -run TestConfigurationPage -update >/dev/null
 
 .PHONY: verify
 verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the format is stale.
@@ -70,13 +88,49 @@ verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the forma
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	@go test ./pkg/request -run '^$$' -fuzz FuzzParse -fuzztime $${FUZZTIME:-1m}
 
+.PHONY: images
+images: $(IMAGES) ## The container images, out of the static binaries; Docker needed.
+	@sh deploy/docker/images.sh jobrelay parts kubernetes
+
 .PHONY: up
-up: $(BIN)/jobrelay ## The docker compose stack: NATS and the webhook receiver.
-	$(COMPOSE) up -d --build
+up: $(IMAGES) ## The compose stack, until all is healthy; FAULTS=1 puts toxiproxy in between.
+	@$(STACK) up
 
 .PHONY: down
-down: ## End the docker compose stack.
-	$(COMPOSE) down
+down: ## End the compose stack; VOLUMES=1 forgets its state.
+	@$(STACK) down
+
+.PHONY: logs
+logs: ## Follow what the compose stack says.
+	@$(STACK) logs
+
+.PHONY: send
+send: ## The original's sample into the compose stack; follows its callbacks.
+	@$(STACK) send
+
+.PHONY: scale
+scale: ## NOTIFIERS=4: so many notifiers.
+	@$(STACK) scale
+
+.PHONY: kubeconfig
+kubeconfig: ## A kubeconfig for the compose stack's Kubernetes.
+	@$(STACK) kubeconfig
+
+.PHONY: fault-cut
+fault-cut: ## LINK=nats|sqs|kubernetes|webhooks: cut it (after make up FAULTS=1).
+	@$(STACK) fault-cut
+
+.PHONY: fault-slow
+fault-slow: ## LINK=… MS=300: make it slow.
+	@$(STACK) fault-slow
+
+.PHONY: fault-reset
+fault-reset: ## LINK=…, or every link: make it whole again.
+	@$(STACK) fault-reset
+
+.PHONY: e2e-compose
+e2e-compose: $(IMAGES) ## The compose stack for real, each container killed; starts a Docker daemon where none runs.
+	@COMPOSE='$(COMPOSE)' sh deploy/docker/e2e.sh
 
 .PHONY: clean
 clean: ## Remove what was built here; Go's own caches stay.

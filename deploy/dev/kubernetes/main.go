@@ -25,6 +25,7 @@ const usage = `Usage:
   kubernetes up    --dir DIR [flags]   run in the foreground until SIGTERM or Ctrl-C
   kubernetes start --dir DIR [flags]   the same, detached; returns when it is ready
   kubernetes stop  --dir DIR           end the one that runs on DIR; its state is kept
+  kubernetes healthcheck --dir DIR     exit 0 if the one that runs on DIR is ready
 
 DIR/kubeconfig is the administrator's; DIR/ready exists while it is ready.
 
@@ -38,7 +39,8 @@ Flags:
                    flock on DIR/holders for so long; 0 (default) means never
   --life-fd N      up only: end when the pipe at this file descriptor reaches its
                    end, i.e. when the parent is gone; SIGINT is ignored then
-  --timeout DURATION  start and stop only: how long to wait (default 2m)
+  --timeout DURATION  start, stop and healthcheck only: how long to wait
+                   (default 2m; healthcheck 3s)
 `
 
 // usageError is a mistake in the command line: exit code 2 instead of 1.
@@ -64,7 +66,7 @@ func run(args []string) error {
 	case "help", "-h", "-help", "--help":
 		fmt.Print(usage)
 		return nil
-	case "up", "start", "stop":
+	case "up", "start", "stop", "healthcheck":
 	default:
 		return usageError{fmt.Errorf("unknown command %q; run `kubernetes help`", args[0])}
 	}
@@ -81,6 +83,8 @@ func run(args []string) error {
 		return up(context.Background(), o)
 	case "start":
 		return start(o)
+	case "healthcheck":
+		return healthcheck(o)
 	default:
 		return stop(o)
 	}
@@ -105,15 +109,19 @@ func parseOptions(command string, args []string) (options, error) {
 	fs := flag.NewFlagSet("", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&o.dir, "dir", "", "")
-	if command != "stop" {
+	runs := command == "up" || command == "start"
+	if runs {
 		fs.IntVar(&o.port, "port", 0, "")
 		fs.StringVar(&bind, "bind", "127.0.0.1", "")
 		fs.StringVar(&server, "server", "", "")
 		fs.DurationVar(&o.idle, "idle", 0, "")
 	}
-	if command == "up" {
+	switch command {
+	case "up":
 		fs.IntVar(&o.lifeFD, "life-fd", -1, "")
-	} else {
+	case "healthcheck":
+		fs.DurationVar(&o.timeout, "timeout", 3*time.Second, "")
+	default:
 		fs.DurationVar(&o.timeout, "timeout", 2*time.Minute, "")
 	}
 	if err := fs.Parse(args); err != nil {
@@ -129,7 +137,7 @@ func parseOptions(command string, args []string) (options, error) {
 	if o.dir, err = filepath.Abs(o.dir); err != nil {
 		return o, err
 	}
-	if command == "stop" {
+	if !runs {
 		return o, nil
 	}
 	if o.port < 0 || o.port > 65535 {
