@@ -297,16 +297,25 @@ func getError(what string, err error) error {
 	}
 }
 
-// redacted is an address without its login: a token stands where a user does.
-func redacted(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "the configured address"
+// redacted is the addresses without their logins: a token stands where a user
+// does.
+func redacted(addresses string) string {
+	var out []string
+	for address := range strings.SplitSeq(addresses, ",") {
+		u, err := url.Parse(strings.TrimSpace(address))
+		if err != nil {
+			return "the configured address"
+		}
+		if u.User != nil {
+			u.User = url.User("xxxxx")
+		}
+		// An address without a scheme reads as a path, or as a scheme of its own.
+		if u.Host == "" && strings.Contains(address, "@") {
+			return "the configured address"
+		}
+		out = append(out, u.String())
 	}
-	if u.User != nil {
-		u.User = url.User("xxxxx")
-	}
-	return u.String()
+	return strings.Join(out, ",")
 }
 
 // OpenAdmin connects without looking at the topology, for an operator's

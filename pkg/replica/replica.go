@@ -96,7 +96,6 @@ func (r *Replica) Connect(ctx context.Context) (context.Context, error) {
 	r.background.Go(func() { r.Broker.WatchTopology(after) })
 	r.background.Go(func() { r.report(after) })
 	running, end := context.WithCancelCause(ctx)
-	context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
 	r.background.Go(func() {
 		select {
 		case <-r.Broker.Closed():

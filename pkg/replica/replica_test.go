@@ -149,3 +149,21 @@ func TestTheTopologyIsOnlyVerifiedWhereItIsNotOurs(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestNoLoginIsTold: /readyz and STATUS are read by anybody.
+func TestNoLoginIsTold(t *testing.T) {
+	for _, url := range []string{
+		"nats://me:secret@127.0.0.1:1", "nats://secret@127.0.0.1:1",
+		"nats://me:secret@127.0.0.1:1,nats://me:secret@127.0.0.1:2", "me:secret@127.0.0.1:1", "me:secret@127.0.0.1:1, nats://b:2",
+	} {
+		r, err := replica.Start(t.Context(), "ingest", config(t, url), zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, _ := r.Checks()
+		r.Stop()
+		if strings.Contains(said["nats"], "secret") || !strings.Contains(said["nats"], "waiting for NATS") {
+			t.Errorf("%s: %q", url, said["nats"])
+		}
+	}
+}
