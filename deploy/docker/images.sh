@@ -11,6 +11,11 @@ set -eu
 cd "$(dirname "$0")/../.."
 say() { printf 'images: %s\n' "$1" >&2; }
 
+if [ "$(go env GOOS)" != linux ]; then
+	say "images hold binaries for Linux, and these are for $(go env GOOS): build on Linux, or in a clone of its own with GOOS=linux in the environment"
+	exit 1
+fi
+
 # authorities is the host's bundle where one is found.
 authorities() {
 	if [ -n "${CA_CERTIFICATES:-}" ]; then
