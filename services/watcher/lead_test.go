@@ -6,37 +6,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
-	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
 // candidate runs a watcher that stands for election.
 func (p *plant) candidate(name string) (w *watcher.Watcher, stop func()) {
-	p.t.Helper()
-	w = watcher.New(p.broker, p.client, watcher.Options{
-		Installation: p.namespace, Namespace: p.namespace, Deadlines: jobstatus.DefaultDeadlines(),
-		Lease: watcher.Lease{Namespace: p.namespace, Identity: name, Duration: 3 * time.Second},
-	}, zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("instance", name).Logger(), prometheus.NewRegistry())
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	ended := false
-	stop = func() {
-		if !ended {
-			ended = true
-			cancel()
-			if err := <-done; err != nil {
-				p.t.Error(err)
-			}
-		}
-	}
-	p.t.Cleanup(stop)
-	return w, stop
+	return p.run(watcher.Options{Lease: watcher.Lease{Namespace: p.namespace, Identity: name, Duration: 3 * time.Second}})
 }
 
 func (p *plant) awaitLeader(w *watcher.Watcher, want string) {

@@ -63,8 +63,16 @@ func newPlant(t *testing.T) *plant {
 
 // watch runs a watcher until the returned function, or the test's end.
 func (p *plant) watch(d jobstatus.Deadlines) (stop func()) {
-	w := watcher.New(p.broker, p.client, watcher.Options{Installation: p.namespace, Namespace: p.namespace, Deadlines: d},
-		zerolog.New(zerolog.NewTestWriter(p.t)), prometheus.NewRegistry())
+	w, stop := p.run(watcher.Options{Deadlines: d})
+	p.await("the caches", func(context.Context) (bool, error) { return w.Ready() == nil, nil })
+	return stop
+}
+
+// run runs a watcher of the test's namespace until the returned function, or
+// the test's end.
+func (p *plant) run(o watcher.Options) (w *watcher.Watcher, stop func()) {
+	o.Installation, o.Namespace = p.namespace, p.namespace
+	w = watcher.New(p.broker, p.client, o, zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("instance", o.Lease.Identity).Logger(), prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -79,8 +87,7 @@ func (p *plant) watch(d jobstatus.Deadlines) (stop func()) {
 		}
 	}
 	p.t.Cleanup(stop)
-	p.await("the caches", func(context.Context) (bool, error) { return w.Ready() == nil, nil })
-	return stop
+	return w, stop
 }
 
 // submit accepts a request and creates its Job, as ingest and launcher do.
