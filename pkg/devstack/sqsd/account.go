@@ -20,9 +20,10 @@ const (
 // account is all queues of one endpoint. Each operation changes the queues
 // under the lock and then waits, without it, until the change is on disk.
 type account struct {
-	region string
-	clock  Clock
-	store  *store
+	region      string
+	clock       Clock
+	store       *store
+	maxInFlight int
 
 	stopping <-chan struct{} // ends the polls that wait
 
@@ -31,7 +32,7 @@ type account struct {
 }
 
 func openAccount(cfg Config, stopping <-chan struct{}) (*account, error) {
-	a := &account{region: cfg.Region, clock: cfg.Clock, stopping: stopping, queues: map[string]*queue{}}
+	a := &account{region: cfg.Region, clock: cfg.Clock, maxInFlight: cfg.MaxInFlight, stopping: stopping, queues: map[string]*queue{}}
 	if cfg.Dir == "" {
 		return a, nil
 	}
@@ -87,18 +88,22 @@ func (a *account) save(queues ...*queue) *commit {
 }
 
 // find looks a queue up by the path of its URL, /000000000000/name, whatever
-// the host: a client may reach the endpoint by another name than it knows.
+// the host: a client may reach the endpoint by another name than it knows. A
+// URL with a path of another form is no queue's at all.
 func (a *account) find(queueURL string) (*queue, error) {
 	if queueURL == "" {
 		return nil, errMissingParameter("QueueUrl")
 	}
 	u, err := url.Parse(queueURL)
 	if err != nil {
-		return nil, errQueueDoesNotExist()
+		return nil, errInvalidAddress(queueURL)
 	}
-	name, ok := strings.CutPrefix(u.Path, "/"+accountID+"/")
+	owner, name, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	if !ok || owner == "" || name == "" {
+		return nil, errInvalidAddress(queueURL)
+	}
 	q := a.queues[name]
-	if !ok || q == nil {
+	if owner != accountID || q == nil {
 		return nil, errQueueDoesNotExist()
 	}
 	return q, nil
@@ -197,8 +202,11 @@ func (a *account) setAttributes(queueURL string, set map[string]string) error {
 	return a.update(queueURL, func(q *queue, now time.Time) error {
 		merged := maps.Clone(q.Set)
 		for name, value := range set {
-			if name == "FifoQueue" && value != q.Set[name] {
-				return errInvalidAttributeValue(name) // the kind of a queue is for ever
+			if name == "FifoQueue" && value != q.Set[name] { // the kind of a queue is for ever
+				if !q.attributes.fifo {
+					return errInvalidAttributeName("Unknown Attribute FifoQueue.")
+				}
+				return errInvalidAttributeValue(name)
 			}
 			merged[name] = value
 		}
@@ -263,7 +271,9 @@ type receiving struct {
 }
 
 // receive waits for messages until there is one, the wait is over, the caller
-// is gone or the endpoint stops. The last three are an empty answer.
+// is gone or the endpoint stops. The last three are an empty answer. A short
+// poll of a standard queue with all it may have in flight is an error; a long
+// poll, and any poll of a FIFO queue, is then like one of an empty queue.
 func (a *account) receive(ctx context.Context, queueURL string, r receiving) ([]delivery, error) {
 	var q *queue
 	var until time.Time
@@ -286,7 +296,7 @@ func (a *account) receive(ctx context.Context, queueURL string, r receiving) ([]
 			return nil, nil
 		}
 		deliveries, c := a.take(q, now, r)
-		full := q.inFlight >= maxInFlight
+		full := q.inFlight >= a.maxInFlight && !q.attributes.fifo
 		changed := q.changed
 		look := until
 		if at, ok := q.nextVisible(); ok && at.Before(until) {
@@ -301,7 +311,7 @@ func (a *account) receive(ctx context.Context, queueURL string, r receiving) ([]
 		case len(deliveries) > 0:
 			return deliveries, nil
 		case !now.Before(until) && full && orDefault(r.wait, q.attributes.wait) == 0:
-			return nil, errOverLimit("The queue has %d messages in flight, which is the most it can have; delete some.", maxInFlight)
+			return nil, errOverLimit("The queue has %d messages in flight, which is the most it can have; delete some.", a.maxInFlight)
 		case !now.Before(until):
 			return nil, nil
 		}
@@ -325,7 +335,8 @@ func (a *account) take(q *queue, now time.Time, r receiving) ([]delivery, *commi
 	if r.duplicate {
 		visibility = 0
 	}
-	received, dead := q.receive(now, r.limit, visibility, maxReceives)
+	_, inFlight, _ := q.counts(now)
+	received, dead := q.receive(now, min(r.limit, a.maxInFlight-inFlight), visibility, maxReceives)
 	deliveries := make([]delivery, len(received))
 	for i, m := range received {
 		deliveries[i] = delivery{message: *m, handle: q.handle(m), fifo: q.attributes.fifo}

@@ -43,7 +43,10 @@ func createQueue(_ context.Context, c call, in createQueueRequest) (queueURLAnsw
 	return queueURLAnswer{c.queueURL(in.QueueName)}, c.account.createQueue(in.QueueName, in.Attributes)
 }
 
-type getQueueURLRequest struct{ QueueName string }
+type getQueueURLRequest struct {
+	QueueName              string
+	QueueOwnerAWSAccountID string `json:"QueueOwnerAWSAccountId"`
+}
 
 func getQueueURL(_ context.Context, c call, in getQueueURLRequest) (queueURLAnswer, error) {
 	if in.QueueName == "" {
@@ -51,7 +54,8 @@ func getQueueURL(_ context.Context, c call, in getQueueURLRequest) (queueURLAnsw
 	}
 	c.account.mu.Lock()
 	defer c.account.mu.Unlock()
-	if c.account.queues[in.QueueName] == nil {
+	another := in.QueueOwnerAWSAccountID != "" && in.QueueOwnerAWSAccountID != accountID
+	if another || c.account.queues[in.QueueName] == nil {
 		return queueURLAnswer{}, errQueueDoesNotExist()
 	}
 	return queueURLAnswer{c.queueURL(in.QueueName)}, nil
@@ -198,7 +202,7 @@ func (e entryID) id() string { return e.ID }
 
 // each does the entries one by one; an entry's error is its own alone. kind is
 // the entry's name in the API.
-func each[E interface{ id() string }, R any](c call, in batch[E], kind string, check func([]E) error, do func(*queue, time.Time, E) (R, error)) (out batchAnswer[R], err error) {
+func each[E interface{ id() string }, R any](c call, in batch[E], kind string, check func(*queue, []E) error, do func(*queue, time.Time, E) (R, error)) (out batchAnswer[R], err error) {
 	ids := make([]string, len(in.Entries))
 	for i, e := range in.Entries {
 		ids[i] = e.id()
@@ -208,7 +212,7 @@ func each[E interface{ id() string }, R any](c call, in batch[E], kind string, c
 		if err := checkBatch(kind, ids); err != nil {
 			return err
 		}
-		if err := check(in.Entries); err != nil {
+		if err := check(q, in.Entries); err != nil {
 			return err
 		}
 		for _, e := range in.Entries {
@@ -228,7 +232,7 @@ func each[E interface{ id() string }, R any](c call, in batch[E], kind string, c
 	return out, err
 }
 
-func noCheck[E any]([]E) error { return nil }
+func noCheck[E any](*queue, []E) error { return nil }
 
 type sendEntry struct {
 	entryID
@@ -240,18 +244,24 @@ type sendEntryAnswer struct {
 	sendMessageAnswer
 }
 
+// sendMessageBatch fails as a whole when all entries together are too long, or
+// when one for a FIFO queue lacks its group or deduplication id; each other
+// error is of its entry alone.
 func sendMessageBatch(_ context.Context, c call, in batch[sendEntry]) (batchAnswer[sendEntryAnswer], error) {
-	total := func(entries []sendEntry) error {
+	whole := func(q *queue, entries []sendEntry) error {
 		size := 0
 		for _, e := range entries {
 			size += e.size()
+			if lack := e.lack(q.attributes); lack != nil {
+				return errInvalidParameter("%s", lack.Message)
+			}
 		}
 		if size > maxMessageSize {
 			return errBatchRequestTooLong(size)
 		}
 		return nil
 	}
-	return each(c, in, "SendMessageBatchRequestEntry", total, func(q *queue, now time.Time, e sendEntry) (sendEntryAnswer, error) {
+	return each(c, in, "SendMessageBatchRequestEntry", whole, func(q *queue, now time.Time, e sendEntry) (sendEntryAnswer, error) {
 		sent, err := e.send(q, now)
 		return sendEntryAnswer{e.entryID, sent}, err
 	})

@@ -164,10 +164,9 @@ func (q *queue) describe(now time.Time, arn string, names []string) (map[string]
 		all["DeduplicationScope"] = "queue"
 		all["FifoThroughputLimit"] = "perQueue"
 	}
+	all["SqsManagedSseEnabled"] = strconv.FormatBool(q.Set["KmsMasterKeyId"] == "")
 	maps.Copy(all, q.Set)
-	if all["RedrivePolicy"] == "" {
-		delete(all, "RedrivePolicy")
-	}
+	maps.DeleteFunc(all, func(_, value string) bool { return value == "" }) // a policy or key that was taken away
 
 	asked := map[string]string{}
 	for _, name := range names {

@@ -55,6 +55,12 @@ func errInvalidMessageContents(format string, args ...any) *Error {
 	return badRequest("InvalidMessageContents", modelled+"InvalidMessageContents", format, args...)
 }
 
+func errInvalidAddress(address string) *Error {
+	e := badRequest("InvalidAddress", modelled+"InvalidAddress", "The address %s is not valid for this endpoint.", address)
+	e.Status = http.StatusNotFound
+	return e
+}
+
 func errReceiptHandleIsInvalid(format string, args ...any) *Error {
 	return badRequest("ReceiptHandleIsInvalid", modelled+"ReceiptHandleIsInvalid", format, args...)
 }
@@ -65,12 +71,16 @@ func errMessageNotInflight() *Error {
 }
 
 func errOverLimit(format string, args ...any) *Error {
-	return badRequest("OverLimit", modelled+"OverLimit", format, args...)
+	e := badRequest("OverLimit", modelled+"OverLimit", format, args...)
+	e.Status = http.StatusForbidden
+	return e
 }
 
 func errPurgeQueueInProgress(name string) *Error {
-	return badRequest(legacy+"PurgeQueueInProgress", modelled+"PurgeQueueInProgress",
+	e := badRequest(legacy+"PurgeQueueInProgress", modelled+"PurgeQueueInProgress",
 		"Only one PurgeQueue operation on %s is allowed every 60 seconds.", name)
+	e.Status = http.StatusForbidden
+	return e
 }
 
 func errEmptyBatchRequest(entry string) *Error {

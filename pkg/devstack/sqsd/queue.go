@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,8 +26,8 @@ const (
 //
 // A message is visible, delayed or in flight. It waits in a lane: a FIFO
 // group is a lane, and each message of a standard queue has one of its own. A
-// lane hands out its messages in order and is blocked while one of them is in
-// flight or its first one is delayed.
+// lane hands out its messages in order, up to the first one that is in flight
+// or delayed.
 type queue struct {
 	record
 	attributes attributes
@@ -63,7 +64,7 @@ type message struct {
 	Seq  uint64
 	lane *lane
 
-	inHidden, inAge, inLane int // places in the heaps
+	inHidden, inAge, inWaiting, inHeld int // places in the heaps
 }
 
 // content is what is stored once, when the message is sent.
@@ -83,17 +84,17 @@ type content struct {
 type state struct {
 	VisibleAt       time.Time
 	InFlight        bool   // until VisibleAt
-	Receipt         uint32 // grows with each receive; a handle names one
-	ReceiveCount    int
+	Receipt         uint32 // counts the receives from this queue; a handle names one
+	ReceiveCount    int    // of all receives, also from the queue it was a dead letter of
 	FirstReceivedAt time.Time
 	ReceivedAt      time.Time
 }
 
 type lane struct {
-	group    string
-	waiting  indexed[*message] // visible and delayed, by Seq
-	inFlight int
-	inReady  int
+	group   string
+	waiting indexed[*message] // visible and delayed, by Seq
+	held    indexed[*message] // in flight, by Seq
+	inReady int
 }
 
 type dedupRecord struct {
@@ -200,13 +201,14 @@ func (q *queue) sweepDedup(now time.Time) {
 	}
 }
 
-// adopt adds a dead letter of another queue. It keeps its id and attributes
-// and is received for the first time again. Its age goes on from when it was
-// first sent in a standard queue and begins anew in a FIFO queue (SQS
-// Developer Guide, "Setting-up dead-letter queue retention").
+// adopt adds a dead letter of another queue. It keeps its id, its attributes
+// and the count of its receives, which goes on; a redrive policy of this queue
+// counts its own receives only. Its age goes on from when it was first sent in
+// a standard queue and begins anew in a FIFO queue (SQS Developer Guide,
+// "Setting-up dead-letter queue retention").
 func (q *queue) adopt(now time.Time, m *message, sourceARN string) {
 	q.advance(now)
-	dead := &message{content: m.content, state: state{VisibleAt: now}}
+	dead := &message{content: m.content, state: state{VisibleAt: now, ReceiveCount: m.ReceiveCount, FirstReceivedAt: m.FirstReceivedAt}}
 	dead.SourceARN = sourceARN
 	if q.attributes.fifo {
 		dead.SentAt = now
@@ -224,14 +226,14 @@ func (q *queue) enqueue(now time.Time, m *message) {
 
 // place puts a message where its state says; a restart does it for each.
 func (q *queue) place(now time.Time, m *message) {
-	m.inHidden, m.inAge, m.inLane = -1, -1, -1
+	m.inHidden, m.inAge, m.inWaiting, m.inHeld = -1, -1, -1, -1
 	q.messages[m.Seq] = m
 	q.age.put(m)
 	m.lane = q.laneOf(m)
 	switch {
 	case m.InFlight:
 		q.inFlight++
-		m.lane.inFlight++
+		m.lane.held.put(m)
 		q.hidden.put(m)
 	case m.VisibleAt.After(now):
 		q.delayed++
@@ -247,27 +249,42 @@ func (q *queue) laneOf(m *message) *lane {
 	if l, ok := q.lanes[m.Group]; ok && q.attributes.fifo {
 		return l
 	}
-	l := &lane{group: m.Group, inReady: -1, waiting: indexed[*message]{
-		less:  func(a, b *message) bool { return a.Seq < b.Seq },
-		place: func(m *message) *int { return &m.inLane },
-	}}
+	bySeq := func(a, b *message) bool { return a.Seq < b.Seq }
+	l := &lane{
+		group: m.Group, inReady: -1,
+		waiting: indexed[*message]{less: bySeq, place: func(m *message) *int { return &m.inWaiting }},
+		held:    indexed[*message]{less: bySeq, place: func(m *message) *int { return &m.inHeld }},
+	}
 	if q.attributes.fifo {
 		q.lanes[m.Group] = l
 	}
 	return l
 }
 
+// next is the message that the lane can hand out, if it is before the end.
+func (l *lane) next(end uint64) (m *message, ok bool) {
+	m, ok = l.waiting.first()
+	return m, ok && m.inHidden < 0 && m.Seq < end
+}
+
+// end is the Seq from which on the lane is blocked.
+func (l *lane) end() uint64 {
+	if m, ok := l.held.first(); ok {
+		return m.Seq
+	}
+	return math.MaxUint64
+}
+
 // settle puts a lane whose messages have changed in or out of ready.
 func (q *queue) settle(l *lane) {
-	first, ok := l.waiting.first()
-	switch {
-	case ok && l.inFlight == 0 && first.inHidden < 0:
+	if _, ok := l.next(l.end()); ok {
 		q.ready.put(l)
 		return
-	case !ok && l.inFlight == 0 && q.attributes.fifo:
-		delete(q.lanes, l.group)
 	}
 	q.ready.remove(l)
+	if q.attributes.fifo && l.waiting.Len() == 0 && l.held.Len() == 0 {
+		delete(q.lanes, l.group)
+	}
 }
 
 // advance makes visible what is due and drops what is past its retention.
@@ -280,7 +297,7 @@ func (q *queue) advance(now time.Time) {
 		q.hidden.remove(m)
 		if m.InFlight {
 			m.InFlight = false
-			m.lane.inFlight--
+			m.lane.held.remove(m)
 			q.inFlight--
 			m.lane.waiting.put(m)
 		} else {
@@ -307,23 +324,23 @@ func (q *queue) nextVisible() (at time.Time, ok bool) {
 }
 
 // receive takes up to limit messages in flight for the visibility timeout. A
-// message that was received maxReceives times already (0: no limit) is removed
-// and returned as a dead letter instead.
+// message that was received from this queue maxReceives times already (0: no
+// limit) is removed and returned as a dead letter instead.
 func (q *queue) receive(now time.Time, limit int, visibility time.Duration, maxReceives int) (received, dead []*message) {
 	q.advance(now)
-	limit = min(limit, maxInFlight-q.inFlight)
 	for len(received) < limit {
 		l, ok := q.ready.first()
 		if !ok {
 			break
 		}
 		q.ready.remove(l) // until the messages it gives are back or gone
+		end := l.end()    // not counting those that are taken now
 		for len(received) < limit {
-			m, ok := l.waiting.first()
-			if !ok || m.inHidden >= 0 {
+			m, ok := l.next(end)
+			if !ok {
 				break
 			}
-			if maxReceives > 0 && m.ReceiveCount >= maxReceives {
+			if maxReceives > 0 && int(m.Receipt) >= maxReceives {
 				l.waiting.remove(m)
 				dead = append(dead, m)
 				continue
@@ -341,7 +358,7 @@ func (q *queue) receive(now time.Time, limit int, visibility time.Duration, maxR
 
 func (q *queue) take(now time.Time, m *message, visibility time.Duration) {
 	m.lane.waiting.remove(m)
-	m.lane.inFlight++
+	m.lane.held.put(m)
 	q.inFlight++
 	m.InFlight = true
 	m.VisibleAt = now.Add(visibility)
@@ -387,7 +404,8 @@ func (q *queue) delete(now time.Time, handle string) error {
 //
 // A handle that is not the newest is refused, in both kinds of queue: AWS does
 // not say what becomes of it, and one consumer must not hold or give back what
-// another has received since.
+// another has received since. A message past its timeout is not in flight, as
+// the API reference says; AWS itself has been seen to answer OK and do nothing.
 func (q *queue) changeVisibility(now time.Time, handle string, timeout int) error {
 	q.advance(now)
 	if timeout < 0 || timeout > int(maxVisibility/time.Second) {
@@ -418,8 +436,8 @@ func (q *queue) reveal(m *message, at time.Time) {
 	q.wake()
 }
 
-// purge removes all messages, delayed and in flight included, and keeps the
-// deduplication records.
+// purge removes all messages, delayed and in flight included, and forgets what
+// it knows for deduplication.
 func (q *queue) purge(now time.Time) error {
 	if !q.purgedAt.IsZero() && now.Before(q.purgedAt.Add(purgeInterval)) {
 		return errPurgeQueueInProgress(q.Name)
@@ -428,6 +446,10 @@ func (q *queue) purge(now time.Time) error {
 	for _, m := range q.messages {
 		q.remove(m)
 	}
+	for key := range q.dedup {
+		q.dirty = append(q.dirty, mutation{dedupKey: key})
+	}
+	clear(q.dedup)
 	return nil
 }
 
@@ -437,7 +459,6 @@ func (q *queue) remove(m *message) {
 	switch {
 	case m.InFlight:
 		q.inFlight--
-		m.lane.inFlight--
 	case m.inHidden >= 0:
 		q.delayed--
 	}
@@ -446,6 +467,7 @@ func (q *queue) remove(m *message) {
 		q.ready.remove(m.lane)
 	}
 	m.lane.waiting.remove(m)
+	m.lane.held.remove(m)
 	q.settle(m.lane)
 	q.dirty = append(q.dirty, mutation{removed: m.Seq})
 }

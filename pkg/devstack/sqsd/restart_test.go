@@ -2,6 +2,7 @@ package sqsd_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,56 +30,9 @@ func serveUntilKilled(dir string) {
 	select {}
 }
 
-func TestARestartKeepsEverything(t *testing.T) {
-	dir, clock := t.TempDir(), newClock()
-	e := start(t, dir, clock)
-	dead := e.queue("dead", nil)
-	url := e.queue("q", map[string]string{"VisibilityTimeout": "30",
-		"RedrivePolicy": `{"deadLetterTargetArn":"` + e.attributes(dead, "QueueArn")["QueueArn"] + `","maxReceiveCount":2}`})
-	fifo := e.fifo("q.fifo", map[string]string{"ContentBasedDeduplication": "true"})
-	gone := e.queue("gone", nil)
-
-	e.send(url, "in flight")
-	inFlight := e.receive(url)[0]
-	e.send(url, "deleted")
-	check(t, e.delete(url, e.receive(url)[0]))
-	e.send(url, "delayed", func(in *sqs.SendMessageInput) { in.DelaySeconds = 60 })
-	e.send(url, "waiting")
-	e.send(gone, "gone")
-	_, err := e.DeleteQueue(t.Context(), &sqs.DeleteQueueInput{QueueUrl: &gone})
-	check(t, err)
-	for _, body := range []string{"1", "2"} {
-		e.send(fifo, body, inGroup("g", ""))
-	}
-	first := e.receive(fifo, atMost(1))[0]
-	before := e.attributes(url, "All")
-	e.stop()
-
-	clock.Advance(29 * time.Second)
-	e = start(t, dir, clock)
-	url, fifo = e.QueueURL("q"), e.QueueURL("q.fifo")
-	after := e.attributes(url, "All")
-	for name, value := range before {
-		wantEqual(t, name, after[name], value)
-	}
-	wantEqual(t, "visible", e.bodies(url), "waiting")
-	wantEqual(t, "the group is blocked", e.bodies(fifo), "")
-	e.send(fifo, "2", inGroup("g", ""))
-	check(t, e.delete(fifo, first)) // its handle is still good
-	wantEqual(t, "order and deduplication", e.bodies(fifo), "2")
-	clock.Advance(time.Second)
-	wantEqual(t, "after its timeout", e.bodies(url), "in flight")
-	check(t, e.delete(url, inFlight)) // an old handle now
-	clock.Advance(30 * time.Second)
-	wantEqual(t, "one is due, one comes again, one is dead", e.bodies(url), "delayed waiting")
-	wantEqual(t, "dead letters", e.bodies(e.QueueURL("dead")), "in flight")
-	_, err = e.GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String("gone")})
-	wantCode(t, err, "AWS.SimpleQueueService.NonExistentQueue")
-}
-
 func TestOneFolderHasOneEndpoint(t *testing.T) {
 	dir := t.TempDir()
-	start(t, dir, newClock())
+	startIn(t, dir, newClock())
 	if _, err := sqsd.Start(sqsd.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another endpoint") {
 		t.Errorf("error %v, want one that says why", err)
 	}
@@ -143,10 +97,10 @@ func TestAKilledEndpointKeepsWhatItAcknowledged(t *testing.T) {
 	}
 
 	// A day later nothing is in flight any more.
-	e := start(t, dir, sqsd.NewManualClock(time.Now().Add(24*time.Hour)))
+	e := startIn(t, dir, clockAt(time.Now().Add(24*time.Hour)))
 	left := map[string]bool{}
 	for {
-		got := e.receive(e.QueueURL("q"), func(in *sqs.ReceiveMessageInput) { in.VisibilityTimeout = 43200 })
+		got := e.receive(e.QueueURL("q"), visibleAfter(43200))
 		if len(got) == 0 {
 			break
 		}
@@ -186,16 +140,23 @@ func startChild(t *testing.T, dir string) (child *exec.Cmd, url string) {
 	return child, strings.TrimSpace(line)
 }
 
-func TestTwoHundredSendsToADiskAreFast(t *testing.T) {
-	e := start(t, t.TempDir(), newClock())
-	url := e.queue("q", nil)
-	began := time.Now()
-	for range 200 {
-		e.send(url, "m")
+// BenchmarkASendToADisk is one send after the other, each on disk before its answer.
+func BenchmarkASendToADisk(b *testing.B) {
+	s, err := sqsd.Start(sqsd.Config{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
 	}
-	took := time.Since(began)
-	t.Logf("200 sends, one after the other, took %s", took)
-	if took > 10*time.Second { // the bound is loose, for slow disks; the log has the number
-		t.Errorf("200 sends took %s", took)
+	url, err := s.CreateQueue("q", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	client := newClient(b, s.URL())
+	for b.Loop() {
+		if _, err := client.SendMessage(b.Context(), &sqs.SendMessageInput{QueueUrl: &url, MessageBody: aws.String("m")}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.Stop(context.Background()); err != nil {
+		b.Fatal(err)
 	}
 }

@@ -42,6 +42,10 @@ type Config struct {
 	Dir    string // state is kept in Dir/sqs.db, for one process at a time. Empty: in memory
 	Region string // of the queues' ARNs. Default us-east-1
 	Clock  Clock  // default: the time of day
+
+	// MaxInFlight is how many messages of one queue can be received and not
+	// deleted. Default 120,000, the quota of SQS.
+	MaxInFlight int
 }
 
 // Server is a running endpoint.
@@ -76,6 +80,9 @@ func Start(cfg Config) (*Server, error) {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = wallClock{}
+	}
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = maxInFlight
 	}
 	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Addr)
 	if err != nil {

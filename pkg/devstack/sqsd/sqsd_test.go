@@ -3,9 +3,9 @@ package sqsd_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,28 +30,53 @@ func TestMain(m *testing.M) {
 type endpoint struct {
 	*sqsd.Server
 	*sqs.Client
-	clock *sqsd.ManualClock
+	clock watchedClock
 	t     *testing.T
 }
 
-func start(t *testing.T, dir string, clock *sqsd.ManualClock) endpoint {
-	t.Helper()
-	s, err := sqsd.Start(sqsd.Config{Dir: dir, Clock: clock})
-	if err != nil {
-		t.Fatal(err)
+// watchedClock stands still and says when a long poll begins to wait and when
+// it ends to.
+type watchedClock struct {
+	*sqsd.ManualClock
+	waits chan time.Time
+	ends  chan struct{}
+}
+
+func (c watchedClock) At(t time.Time) (<-chan struct{}, func()) {
+	reached, cancel := c.ManualClock.At(t)
+	c.waits <- t
+	return reached, func() {
+		cancel()
+		c.ends <- struct{}{}
 	}
-	e := endpoint{Server: s, Client: newClient(t, s.URL()), clock: clock, t: t}
-	t.Cleanup(e.stop)
-	return e
+}
+
+func newClock() watchedClock {
+	return clockAt(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+}
+
+func clockAt(now time.Time) watchedClock {
+	return watchedClock{sqsd.NewManualClock(now), make(chan time.Time, 100), make(chan struct{}, 100)}
 }
 
 func newEndpoint(t *testing.T) endpoint {
 	t.Helper()
-	return start(t, "", newClock())
+	return start(t, sqsd.Config{}, newClock())
 }
 
-func newClock() *sqsd.ManualClock {
-	return sqsd.NewManualClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+func startIn(t *testing.T, dir string, clock watchedClock) endpoint {
+	t.Helper()
+	return start(t, sqsd.Config{Dir: dir}, clock)
+}
+
+func start(t *testing.T, cfg sqsd.Config, clock watchedClock) endpoint {
+	t.Helper()
+	cfg.Clock = clock
+	s, err := sqsd.Start(cfg)
+	check(t, err)
+	e := endpoint{Server: s, Client: newClient(t, s.URL()), clock: clock, t: t}
+	t.Cleanup(e.stop)
+	return e
 }
 
 func (e endpoint) stop() {
@@ -60,8 +85,9 @@ func (e endpoint) stop() {
 	}
 }
 
-// newClient tries each call once, so that a test sees every failure.
-func newClient(t *testing.T, url string) *sqs.Client {
+// newClient tries each call once, unless told otherwise, so that a test sees
+// every failure.
+func newClient(t testing.TB, url string, options ...func(*sqs.Options)) *sqs.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
 	return sqs.New(sqs.Options{
@@ -72,38 +98,80 @@ func newClient(t *testing.T, url string) *sqs.Client {
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: "any", SecretAccessKey: "any"}, nil
 		}),
-	})
+	}, options...)
 }
 
 func (e endpoint) queue(name string, attributes map[string]string) string {
 	e.t.Helper()
 	url, err := e.Server.CreateQueue(name, attributes)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	check(e.t, err)
 	return url
 }
 
 func (e endpoint) fifo(name string, more map[string]string) string {
 	e.t.Helper()
 	attributes := map[string]string{"FifoQueue": "true"}
-	for k, v := range more {
-		attributes[k] = v
-	}
+	maps.Copy(attributes, more)
 	return e.queue(name, attributes)
+}
+
+// create makes a queue by the SDK, where queue does by Server.CreateQueue.
+func (e endpoint) create(name string, attributes map[string]string) (string, error) {
+	out, err := e.Client.CreateQueue(e.t.Context(), &sqs.CreateQueueInput{QueueName: &name, Attributes: attributes})
+	if err != nil {
+		return "", err
+	}
+	return *out.QueueUrl, nil
+}
+
+func (e endpoint) setAttributes(url string, attributes map[string]string) error {
+	_, err := e.SetQueueAttributes(e.t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: attributes})
+	return err
+}
+
+func (e endpoint) deleteQueue(url string) error {
+	_, err := e.DeleteQueue(e.t.Context(), &sqs.DeleteQueueInput{QueueUrl: &url})
+	return err
+}
+
+func (e endpoint) purge(url string) error {
+	_, err := e.PurgeQueue(e.t.Context(), &sqs.PurgeQueueInput{QueueUrl: &url})
+	return err
 }
 
 func (e endpoint) send(url, body string, options ...func(*sqs.SendMessageInput)) *sqs.SendMessageOutput {
 	e.t.Helper()
+	out, err := e.trySend(url, body, options...)
+	check(e.t, err)
+	return out
+}
+
+func (e endpoint) trySend(url, body string, options ...func(*sqs.SendMessageInput)) (*sqs.SendMessageOutput, error) {
 	in := &sqs.SendMessageInput{QueueUrl: &url, MessageBody: &body}
 	for _, o := range options {
 		o(in)
 	}
-	out, err := e.SendMessage(e.t.Context(), in)
-	if err != nil {
-		e.t.Fatal(err)
+	return e.SendMessage(e.t.Context(), in)
+}
+
+func delayed(seconds int32) func(*sqs.SendMessageInput) {
+	return func(in *sqs.SendMessageInput) { in.DelaySeconds = seconds }
+}
+
+// with adds a message attribute.
+func with(name, dataType, value string) func(*sqs.SendMessageInput) {
+	return func(in *sqs.SendMessageInput) {
+		if in.MessageAttributes == nil {
+			in.MessageAttributes = map[string]types.MessageAttributeValue{}
+		}
+		a := types.MessageAttributeValue{DataType: &dataType}
+		if strings.HasPrefix(dataType, "Binary") {
+			a.BinaryValue = []byte(value)
+		} else {
+			a.StringValue = &value
+		}
+		in.MessageAttributes[name] = a
 	}
-	return out
 }
 
 func inGroup(group, dedupID string) func(*sqs.SendMessageInput) {
@@ -117,6 +185,23 @@ func inGroup(group, dedupID string) func(*sqs.SendMessageInput) {
 
 func (e endpoint) receive(url string, options ...func(*sqs.ReceiveMessageInput)) []types.Message {
 	e.t.Helper()
+	messages, err := e.tryReceive(url, options...)
+	check(e.t, err)
+	return messages
+}
+
+// one receives a message that must be there.
+func (e endpoint) one(url string, options ...func(*sqs.ReceiveMessageInput)) types.Message {
+	e.t.Helper()
+	messages := e.receive(url, append(options, atMost(1))...)
+	if len(messages) != 1 {
+		e.t.Fatal("nothing was received")
+	}
+	return messages[0]
+}
+
+// tryReceive asks for ten messages with all they have, at once.
+func (e endpoint) tryReceive(url string, options ...func(*sqs.ReceiveMessageInput)) ([]types.Message, error) {
 	in := &sqs.ReceiveMessageInput{
 		QueueUrl: &url, MaxNumberOfMessages: 10,
 		MessageAttributeNames:       []string{"All"},
@@ -127,9 +212,9 @@ func (e endpoint) receive(url string, options ...func(*sqs.ReceiveMessageInput))
 	}
 	out, err := e.ReceiveMessage(e.t.Context(), in)
 	if err != nil {
-		e.t.Fatal(err)
+		return nil, err
 	}
-	return out.Messages
+	return out.Messages, nil
 }
 
 func (e endpoint) bodies(url string, options ...func(*sqs.ReceiveMessageInput)) string {
@@ -143,6 +228,43 @@ func (e endpoint) bodies(url string, options ...func(*sqs.ReceiveMessageInput)) 
 
 func atMost(n int32) func(*sqs.ReceiveMessageInput) {
 	return func(in *sqs.ReceiveMessageInput) { in.MaxNumberOfMessages = n }
+}
+
+func visibleAfter(seconds int32) func(*sqs.ReceiveMessageInput) {
+	return func(in *sqs.ReceiveMessageInput) { in.VisibilityTimeout = seconds }
+}
+
+type polled struct {
+	messages []types.Message
+	err      error
+}
+
+// poll starts a poll of 20 s and returns when it waits.
+func (e endpoint) poll(ctx context.Context, url string) <-chan polled {
+	done := make(chan polled, 1)
+	go func() {
+		out, err := e.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: &url, WaitTimeSeconds: 20, MaxNumberOfMessages: 10})
+		if err != nil {
+			done <- polled{err: err}
+			return
+		}
+		done <- polled{messages: out.Messages}
+	}()
+	<-e.clock.waits
+	return done
+}
+
+// wantBody is for the answer of a poll; no body is for an empty answer.
+func wantBody(t *testing.T, poll <-chan polled, body string) {
+	t.Helper()
+	p := <-poll
+	switch {
+	case p.err != nil:
+		t.Error(p.err)
+	case body == "" && len(p.messages) == 0:
+	case len(p.messages) != 1 || *p.messages[0].Body != body:
+		t.Errorf("polled %d messages, want %q", len(p.messages), body)
+	}
 }
 
 func (e endpoint) delete(url string, m types.Message) error {
@@ -165,9 +287,7 @@ func (e endpoint) counts(url string) string {
 func (e endpoint) attributes(url string, names ...types.QueueAttributeName) map[string]string {
 	e.t.Helper()
 	out, err := e.GetQueueAttributes(e.t.Context(), &sqs.GetQueueAttributesInput{QueueUrl: &url, AttributeNames: names})
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	check(e.t, err)
 	return out.Attributes
 }
 
@@ -190,288 +310,5 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestAMessageIsSentReceivedAndDeleted(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.queue("q", nil)
-	sent := e.send(url, "héllo <&>", func(in *sqs.SendMessageInput) {
-		in.MessageAttributes = map[string]types.MessageAttributeValue{
-			"text":   {DataType: aws.String("String.label"), StringValue: aws.String("x")},
-			"number": {DataType: aws.String("Number"), StringValue: aws.String("42")},
-			"bytes":  {DataType: aws.String("Binary"), BinaryValue: []byte{0, 1, 255}},
-		}
-		in.MessageSystemAttributes = map[string]types.MessageSystemAttributeValue{
-			"AWSTraceHeader": {DataType: aws.String("String"), StringValue: aws.String("Root=1-5759e988-bd862e3fe1be46a994272793")},
-		}
-	})
-	// The digest of these attributes, reckoned apart with Python's hashlib by the Developer Guide's algorithm.
-	wantEqual(t, "MD5 of the attributes", *sent.MD5OfMessageAttributes, "1c5baba21183f1b365df7051c5b0c8ed")
-	e.clock.Advance(time.Second)
-	got := e.receive(url)
-	if len(got) != 1 {
-		t.Fatalf("received %d messages", len(got))
-	}
-	m := got[0]
-	wantEqual(t, "id", *m.MessageId, *sent.MessageId)
-	wantEqual(t, "body", *m.Body, "héllo <&>")
-	wantEqual(t, "MD5 of the received attributes", *m.MD5OfMessageAttributes, *sent.MD5OfMessageAttributes)
-	wantEqual(t, "binary attribute", string(m.MessageAttributes["bytes"].BinaryValue), "\x00\x01\xff")
-	wantEqual(t, "SentTimestamp", m.Attributes["SentTimestamp"], "1772366400000")
-	wantEqual(t, "ApproximateFirstReceiveTimestamp", m.Attributes["ApproximateFirstReceiveTimestamp"], "1772366401000")
-	wantEqual(t, "ApproximateReceiveCount", m.Attributes["ApproximateReceiveCount"], "1")
-	wantEqual(t, "AWSTraceHeader", m.Attributes["AWSTraceHeader"], "Root=1-5759e988-bd862e3fe1be46a994272793")
-	if m.Attributes["SenderId"] == "" {
-		t.Error("no SenderId")
-	}
-	check(t, e.delete(url, m))
-	check(t, e.delete(url, m)) // once more is no error
-	wantEqual(t, "counts", e.counts(url), "0 0 0")
-}
-
-func TestAttributesAreGivenOnlyWhenAskedFor(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.queue("q", nil)
-	for range 3 {
-		e.send(url, "m", func(in *sqs.SendMessageInput) {
-			in.MessageAttributes = map[string]types.MessageAttributeValue{
-				"a.b": {DataType: aws.String("String"), StringValue: aws.String("1")},
-				"c":   {DataType: aws.String("String"), StringValue: aws.String("2")},
-			}
-		})
-	}
-	names := func(m types.Message) string {
-		var all []string
-		for name := range m.MessageAttributes {
-			all = append(all, name)
-		}
-		slices.Sort(all)
-		for name := range m.Attributes {
-			all = append(all, name)
-		}
-		return strings.Join(all, " ")
-	}
-	none := e.receive(url, atMost(1), func(in *sqs.ReceiveMessageInput) {
-		in.MessageAttributeNames, in.MessageSystemAttributeNames = nil, nil
-	})
-	wantEqual(t, "asked for nothing", names(none[0]), "")
-	prefix := e.receive(url, atMost(1), func(in *sqs.ReceiveMessageInput) {
-		in.MessageAttributeNames, in.MessageSystemAttributeNames = []string{"a.*"}, nil
-		in.AttributeNames = []types.QueueAttributeName{"SentTimestamp"} //nolint:staticcheck // older clients send it
-	})
-	wantEqual(t, "asked for a prefix and an older name", names(prefix[0]), "a.b SentTimestamp")
-	all := e.receive(url, atMost(1), func(in *sqs.ReceiveMessageInput) {
-		in.MessageAttributeNames = []string{".*"}
-		in.MessageSystemAttributeNames = []types.MessageSystemAttributeName{"ApproximateReceiveCount"}
-	})
-	wantEqual(t, "asked for all", names(all[0]), "a.b c ApproximateReceiveCount")
-}
-
-func TestVisibility(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.queue("q", map[string]string{"VisibilityTimeout": "10"})
-	e.send(url, "m")
-	first := e.receive(url)[0]
-	wantEqual(t, "counts in flight", e.counts(url), "0 1 0")
-	e.clock.Advance(10*time.Second - time.Millisecond)
-	wantEqual(t, "before the timeout", e.bodies(url), "")
-	e.clock.Advance(time.Millisecond)
-	wantCode(t, e.changeVisibility(url, first, 5), "AWS.SimpleQueueService.MessageNotInflight")
-	second := e.receive(url)[0]
-	wantEqual(t, "receive count", second.Attributes["ApproximateReceiveCount"], "2")
-
-	wantCode(t, e.changeVisibility(url, first, 0), "InvalidParameterValue") // an old handle
-	check(t, e.delete(url, first))                                          // accepted, and keeps the message
-	wantEqual(t, "counts after a stale delete", e.counts(url), "0 1 0")
-
-	check(t, e.changeVisibility(url, second, 60))
-	e.clock.Advance(59 * time.Second)
-	wantEqual(t, "extended", e.bodies(url), "")
-	check(t, e.changeVisibility(url, second, 0))
-	wantEqual(t, "given back", e.counts(url), "1 0 0")
-	check(t, e.delete(url, second)) // its newest handle deletes it though it is visible
-	wantEqual(t, "counts after the delete", e.counts(url), "0 0 0")
-	wantCode(t, e.changeVisibility(url, second, 1), "InvalidParameterValue")
-
-	e.send(url, "n")
-	wantEqual(t, "own timeout", e.bodies(url, func(in *sqs.ReceiveMessageInput) { in.VisibilityTimeout = 3 }), "n")
-	e.clock.Advance(3 * time.Second)
-	wantEqual(t, "own timeout is over", e.counts(url), "1 0 0")
-}
-
-func TestVisibilityIsCappedAtTwelveHoursInAll(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.queue("q", nil)
-	e.send(url, "m")
-	m := e.receive(url)[0]
-	e.clock.Advance(10 * time.Second)
-	check(t, e.changeVisibility(url, m, 43190))
-	wantCode(t, e.changeVisibility(url, m, 43191), "InvalidParameterValue")
-	wantCode(t, e.changeVisibility(url, m, 43201), "InvalidParameterValue")
-	wantCode(t, e.changeVisibility(url, m, -1), "InvalidParameterValue")
-	e.clock.Advance(43190 * time.Second)
-	wantEqual(t, "counts after twelve hours", e.counts(url), "1 0 0")
-}
-
-func TestDelayAndRetention(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.queue("q", map[string]string{"DelaySeconds": "5", "MessageRetentionPeriod": "60"})
-	e.send(url, "queue's")
-	e.send(url, "own", func(in *sqs.SendMessageInput) { in.DelaySeconds = 20 })
-	wantEqual(t, "counts", e.counts(url), "0 0 2")
-	e.clock.Advance(5 * time.Second)
-	wantEqual(t, "after 5 s", e.bodies(url), "queue's")
-	e.clock.Advance(15 * time.Second)
-	wantEqual(t, "after 20 s", e.bodies(url), "own")
-	wantEqual(t, "counts in flight", e.counts(url), "0 2 0")
-	e.clock.Advance(40 * time.Second)
-	wantEqual(t, "counts past the retention", e.counts(url), "0 0 0")
-}
-
-func TestRedrive(t *testing.T) {
-	e := newEndpoint(t)
-	dead := e.queue("dead", nil)
-	arn := e.attributes(dead, "QueueArn")["QueueArn"]
-	wantEqual(t, "ARN", arn, "arn:aws:sqs:us-east-1:000000000000:dead")
-	url := e.queue("q", map[string]string{"VisibilityTimeout": "1", "RedrivePolicy": `{"deadLetterTargetArn":"` + arn + `","maxReceiveCount":"2"}`})
-	sent := e.send(url, "bad")
-	for range 2 {
-		wantEqual(t, "received", e.bodies(url), "bad")
-		e.clock.Advance(time.Second)
-	}
-	e.send(url, "good")
-	wantEqual(t, "received instead", e.bodies(url), "good")
-	got := e.receive(dead)
-	if len(got) != 1 {
-		t.Fatalf("%d dead letters", len(got))
-	}
-	wantEqual(t, "id", *got[0].MessageId, *sent.MessageId)
-	wantEqual(t, "source", got[0].Attributes["DeadLetterQueueSourceArn"], "arn:aws:sqs:us-east-1:000000000000:q")
-	wantEqual(t, "sent", got[0].Attributes["SentTimestamp"], "1772366400000")
-	wantEqual(t, "left in the source", e.counts(url), "0 1 0")
-
-	_, err := e.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{"RedrivePolicy": ""}})
-	check(t, err)
-	if _, ok := e.attributes(url, "All")["RedrivePolicy"]; ok {
-		t.Error("an emptied RedrivePolicy is still there")
-	}
-}
-
-func TestFIFOOrderAndGroups(t *testing.T) {
-	e := newEndpoint(t)
-	url := e.fifo("q.fifo", map[string]string{"ContentBasedDeduplication": "true", "VisibilityTimeout": "10"})
-	for _, body := range []string{"a1", "b1", "a2", "b2", "a3"} {
-		e.send(url, body, inGroup(body[:1], ""))
-	}
-	first := e.receive(url, atMost(2)) // as many of one group as there are
-	wantEqual(t, "first", *first[0].Body+" "+*first[1].Body, "a1 a2")
-	second := e.receive(url, atMost(1))
-	wantEqual(t, "a is blocked", *second[0].Body, "b1")
-	wantEqual(t, "both are blocked", e.bodies(url), "")
-
-	check(t, e.delete(url, first[0]))
-	wantEqual(t, "a2 still blocks a", e.bodies(url), "")
-	check(t, e.changeVisibility(url, first[1], 0))
-	wantEqual(t, "a2 comes again, before a3", e.bodies(url), "a2 a3")
-	check(t, e.delete(url, second[0]))
-	e.clock.Advance(10 * time.Second)
-	wantEqual(t, "after the timeout", e.bodies(url), "a2 a3 b2")
-	wantCode(t, e.delete(url, first[1]), "InvalidParameterValue") // expired
-}
-
-func TestFIFODeduplication(t *testing.T) {
-	e := newEndpoint(t)
-	byContent := e.fifo("content.fifo", map[string]string{"ContentBasedDeduplication": "true"})
-	first := e.send(byContent, "x", inGroup("g", ""))
-	again := e.send(byContent, "x", inGroup("other", ""))
-	wantEqual(t, "id of a duplicate", *again.MessageId, *first.MessageId)
-	wantEqual(t, "sequence number of a duplicate", *again.SequenceNumber, *first.SequenceNumber)
-	other := e.send(byContent, "x", inGroup("g", "explicit"))
-	if *other.SequenceNumber <= *first.SequenceNumber {
-		t.Errorf("sequence numbers %s, then %s", *first.SequenceNumber, *other.SequenceNumber)
-	}
-	for _, m := range e.receive(byContent) {
-		check(t, e.delete(byContent, m))
-	}
-	e.clock.Advance(5*time.Minute - time.Second)
-	e.send(byContent, "x", inGroup("g", ""))
-	wantEqual(t, "within five minutes, though deleted", e.counts(byContent), "0 0 0")
-	e.clock.Advance(time.Second)
-	e.send(byContent, "x", inGroup("g", ""))
-	wantEqual(t, "after five minutes", e.counts(byContent), "1 0 0")
-
-	perGroup := e.fifo("group.fifo", map[string]string{"DeduplicationScope": "messageGroup"})
-	for _, group := range []string{"g", "h", "g"} {
-		e.send(perGroup, "x", inGroup(group, "id"))
-	}
-	wantEqual(t, "scope of a group", e.counts(perGroup), "2 0 0")
-	got := e.receive(perGroup, atMost(1))[0].Attributes
-	wantEqual(t, "MessageGroupId", got["MessageGroupId"], "g")
-	wantEqual(t, "MessageDeduplicationId", got["MessageDeduplicationId"], "id")
-	wantEqual(t, "SequenceNumber", len(got["SequenceNumber"]), 20)
-}
-
-func TestQueues(t *testing.T) {
-	e := newEndpoint(t)
-	ctx := t.Context()
-	attributes := map[string]string{"VisibilityTimeout": "40"}
-	made, err := e.Client.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String("b"), Attributes: attributes})
-	check(t, err)
-	wantEqual(t, "URL", *made.QueueUrl, e.URL()+"/000000000000/b")
-	wantEqual(t, "QueueURL", *made.QueueUrl, e.QueueURL("b"))
-	wantEqual(t, "created again", e.queue("b", nil), *made.QueueUrl)
-	_, err = e.Client.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String("b"), Attributes: map[string]string{"VisibilityTimeout": "41"}})
-	wantCode(t, err, "QueueAlreadyExists")
-	var exists *types.QueueNameExists
-	if !errors.As(err, &exists) {
-		t.Errorf("error %T, want QueueNameExists", err)
-	}
-
-	found, err := e.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("b")})
-	check(t, err)
-	wantEqual(t, "found", *found.QueueUrl, *made.QueueUrl)
-	e.send("http://another.example:1/000000000000/b", "m") // the path counts
-	wantEqual(t, "sent by another host", e.counts(*made.QueueUrl), "1 0 0")
-
-	for _, name := range []string{"c1", "c2", "c3"} {
-		e.queue(name, nil)
-	}
-	var names []string
-	pages := sqs.NewListQueuesPaginator(e, &sqs.ListQueuesInput{QueueNamePrefix: aws.String("c"), MaxResults: aws.Int32(2)})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		check(t, err)
-		for _, url := range page.QueueUrls {
-			names = append(names, url[strings.LastIndex(url, "/")+1:])
-		}
-		names = append(names, "|")
-	}
-	wantEqual(t, "pages", strings.Join(names, " "), "c1 c2 | c3 |")
-
-	e.clock.Advance(time.Minute)
-	_, err = e.SetQueueAttributes(ctx, &sqs.SetQueueAttributesInput{QueueUrl: made.QueueUrl, Attributes: map[string]string{"DelaySeconds": "7"}})
-	check(t, err)
-	all := e.attributes(*made.QueueUrl, "All")
-	for name, want := range map[string]string{
-		"VisibilityTimeout": "40", "DelaySeconds": "7", "MaximumMessageSize": "1048576", "MessageRetentionPeriod": "345600",
-		"ReceiveMessageWaitTimeSeconds": "0", "CreatedTimestamp": "1772366400", "LastModifiedTimestamp": "1772366460",
-	} {
-		wantEqual(t, name, all[name], want)
-	}
-
-	_, err = e.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: made.QueueUrl})
-	check(t, err)
-	wantEqual(t, "purged", e.counts(*made.QueueUrl), "0 0 0")
-	_, err = e.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: made.QueueUrl})
-	wantCode(t, err, "AWS.SimpleQueueService.PurgeQueueInProgress")
-
-	_, err = e.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: made.QueueUrl})
-	check(t, err)
-	_, err = e.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("b")})
-	wantCode(t, err, "AWS.SimpleQueueService.NonExistentQueue")
-	var missing *types.QueueDoesNotExist
-	if !errors.As(err, &missing) {
-		t.Errorf("error %T, want QueueDoesNotExist", err)
 	}
 }

@@ -18,6 +18,7 @@ var (
 	batchIDPattern       = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$`)
 	fifoIDPattern        = regexp.MustCompile("^[A-Za-z0-9!\"#$%&'()*+,./:;<=>?@\\[\\\\\\]^_`{|}~-]{1,128}$")
 	attributeNamePattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,256}$`)
+	numberPattern        = regexp.MustCompile(`^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$`)
 )
 
 // checkBatch holds the ids of a batch against the rules for all batches.
@@ -48,8 +49,8 @@ type messageInput struct {
 	DelaySeconds            *int
 	MessageAttributes       map[string]messageAttribute
 	MessageSystemAttributes map[string]messageAttribute
-	MessageDeduplicationID  string `json:"MessageDeduplicationId"`
-	MessageGroupID          string `json:"MessageGroupId"`
+	MessageDeduplicationID  *string `json:"MessageDeduplicationId"`
+	MessageGroupID          *string `json:"MessageGroupId"`
 }
 
 // size counts what SQS counts: the body and of each attribute the name, the
@@ -73,8 +74,8 @@ func (in messageInput) check(queue attributes) (sending, error) {
 	if in.MessageBody == nil || *in.MessageBody == "" {
 		return sending{}, errMissingParameter("MessageBody")
 	}
-	if err := checkText(*in.MessageBody); err != nil {
-		return sending{}, err
+	if r, found := foreign(*in.MessageBody); found {
+		return sending{}, errInvalidMessageContents(invalidCharacter, r, "message body")
 	}
 	if err := checkMessageAttributes(in.MessageAttributes); err != nil {
 		return sending{}, err
@@ -82,7 +83,14 @@ func (in messageInput) check(queue attributes) (sending, error) {
 	if size := in.size(); size > queue.maxSize {
 		return sending{}, errInvalidParameter("One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", queue.maxSize)
 	}
-	s := sending{Body: *in.MessageBody, Attributes: in.MessageAttributes, Group: in.MessageGroupID, DedupID: in.MessageDeduplicationID}
+	s := sending{Body: *in.MessageBody, Attributes: in.MessageAttributes}
+	var err error
+	if s.Group, err = checkFIFOID("MessageGroupId", in.MessageGroupID); err != nil {
+		return sending{}, err
+	}
+	if s.DedupID, err = checkFIFOID("MessageDeduplicationId", in.MessageDeduplicationID); err != nil {
+		return sending{}, err
+	}
 	for name, a := range in.MessageSystemAttributes {
 		if name != "AWSTraceHeader" || a.DataType != "String" || a.StringValue == nil {
 			return sending{}, errInvalidParameter("Message system attribute name '%s' is invalid. Only AWSTraceHeader, a String, can be sent.", name)
@@ -99,41 +107,61 @@ func (in messageInput) check(queue attributes) (sending, error) {
 	return s, in.checkOrder(queue, s)
 }
 
+// checkFIFOID gives the id, or no text for none.
+func checkFIFOID(name string, id *string) (string, error) {
+	if id == nil {
+		return "", nil
+	}
+	if !fifoIDPattern.MatchString(*id) {
+		return "", errInvalidParameter("Value %s for parameter %s is invalid. Reason: %s can only include alphanumeric and punctuation characters. 1 to 128 in length.", *id, name, name)
+	}
+	return *id, nil
+}
+
 // checkOrder holds the group, the deduplication id and the delay against the
 // kind of the queue. A group is allowed in a standard queue since fair queues,
 // and means nothing here.
 func (in messageInput) checkOrder(queue attributes, s sending) error {
-	for name, value := range map[string]string{"MessageGroupId": s.Group, "MessageDeduplicationId": s.DedupID} {
-		if value != "" && !fifoIDPattern.MatchString(value) {
-			return errInvalidParameter("Value %s for parameter %s is invalid. Reason: It can only include alphanumeric and punctuation characters. 1 to 128 in length.", value, name)
-		}
-	}
 	const wrongType = "Value %v for parameter %s is invalid. Reason: The request include parameter that is not valid for this queue type."
 	switch {
 	case !queue.fifo && s.DedupID != "":
 		return errInvalidParameter(wrongType, s.DedupID, "MessageDeduplicationId")
 	case !queue.fifo:
 		return nil
-	case s.Group == "":
-		return errMissingParameter("MessageGroupId")
-	case s.DedupID == "" && !queue.contentDedup:
-		return errInvalidParameter("The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly")
 	case s.Delay != nil && *s.Delay != 0:
 		return errInvalidParameter(wrongType, *in.DelaySeconds, "DelaySeconds")
+	}
+	if lack := in.lack(queue); lack != nil {
+		return lack
 	}
 	return nil
 }
 
-// checkText allows the characters of XML 1.0, as SQS does.
-func checkText(text string) error {
+// lack is what a message needs in a FIFO queue and does not have.
+func (in messageInput) lack(queue attributes) *Error {
+	switch {
+	case !queue.fifo:
+		return nil
+	case in.MessageGroupID == nil:
+		return errMissingParameter("MessageGroupId")
+	case in.MessageDeduplicationID == nil && !queue.contentDedup:
+		return errInvalidParameter("The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly")
+	}
+	return nil
+}
+
+// foreign finds a character that SQS does not take; it takes those of XML 1.0.
+func foreign(text string) (r rune, found bool) {
 	for _, r := range text {
 		if r == '\t' || r == '\n' || r == '\r' || r >= 0x20 && r <= 0xD7FF || r >= 0xE000 && r <= 0xFFFD || r >= 0x10000 {
 			continue
 		}
-		return errInvalidMessageContents("Invalid binary character '#x%X' was found in the message body, the set of allowed characters is #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF", r)
+		return r, true
 	}
-	return nil
+	return 0, false
 }
+
+const invalidCharacter = "Invalid binary character '#x%X' was found in the %s, the set of allowed characters is #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF"
 
 func checkMessageAttributes(all map[string]messageAttribute) error {
 	if len(all) > maxAttributes {
@@ -150,24 +178,28 @@ func checkMessageAttributes(all map[string]messageAttribute) error {
 			return errInvalidParameter("The message attribute '%s' has an invalid message attribute type, the set of supported type prefixes is Binary, Number, and String.", name)
 		case kind == "Binary" && len(a.BinaryValue) == 0, kind != "Binary" && (a.StringValue == nil || *a.StringValue == ""):
 			return errInvalidParameter("The message attribute '%s' must contain a non-empty value of its type.", name)
+		case kind == "Number" && !numberPattern.MatchString(*a.StringValue):
+			return errInvalidParameter("Can't cast the value of message (user) attribute '%s' to a number.", name)
 		}
-		if a.StringValue != nil {
-			if err := checkText(*a.StringValue); err != nil {
-				return err
-			}
+		if a.StringValue == nil {
+			continue
+		}
+		if r, found := foreign(*a.StringValue); found { // not InvalidMessageContents, which is about the body
+			return errInvalidParameter(invalidCharacter, r, "message attribute "+name)
 		}
 	}
 	return nil
 }
 
 // selectAttributes picks the message attributes that a receive asks for: a
-// name, a prefix with ".*", or all of them with All or ".*".
+// name, a prefix with ".*" (which need not end at a period), or all of them
+// with All, "*" or ".*".
 func selectAttributes(all map[string]messageAttribute, asked []string) map[string]messageAttribute {
 	selected := map[string]messageAttribute{}
 	for name, a := range all {
 		for _, want := range asked {
 			prefix, isPrefix := strings.CutSuffix(want, ".*")
-			if want == "All" || want == name || isPrefix && (prefix == "" || name == prefix || strings.HasPrefix(name, prefix+".")) {
+			if want == "All" || want == "*" || want == name || isPrefix && strings.HasPrefix(name, prefix) {
 				selected[name] = a
 			}
 		}
