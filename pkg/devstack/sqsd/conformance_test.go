@@ -38,7 +38,7 @@ func TestConformance(t *testing.T) {
 		{"sizes", sizes},
 		{"batches", batches},
 		{"receiving", receiving},
-		{"polling", pollingBehaviours},
+		{"polling", polls},
 		{"deleting", deleting},
 		{"visibility", visibility},
 		{"in flight", inFlight},
@@ -165,6 +165,7 @@ var queues = []behaviour{
 		}
 	}},
 	{"an action on a queue that is not there is QueueDoesNotExist", func(t *testing.T, e endpoint) {
+		e.queue("q", nil)
 		for _, url := range []string{e.QueueURL("none"), e.URL() + "/123456789012/q"} {
 			_, err := e.trySend(url, "m")
 			wantCode(t, err, legacy+"NonExistentQueue")
@@ -192,9 +193,6 @@ var queues = []behaviour{
 		out, err := e.ListQueues(t.Context(), &sqs.ListQueuesInput{QueueNamePrefix: aws.String("a")})
 		check(t, err)
 		wantEqual(t, "URLs", strings.Join(out.QueueUrls, " "), e.QueueURL("a1")+" "+e.QueueURL("a2"))
-		if out.NextToken != nil {
-			t.Error("a token though no page was asked for")
-		}
 	}},
 	{"ListQueues gives pages of MaxResults", func(t *testing.T, e endpoint) {
 		for _, name := range []string{"a1", "a2", "a3", "b"} {
@@ -208,6 +206,17 @@ var queues = []behaviour{
 			pages = append(pages, strings.Join(page.QueueUrls, " "))
 		}
 		wantEqual(t, "pages", strings.Join(pages, " | "), e.QueueURL("a1")+" "+e.QueueURL("a2")+" | "+e.QueueURL("a3"))
+	}},
+	{"ListQueues without MaxResults gives 1,000 queues and no token", func(t *testing.T, e endpoint) {
+		for i := range 1001 {
+			e.queue(fmt.Sprint("q", i), nil)
+		}
+		out, err := e.ListQueues(t.Context(), &sqs.ListQueuesInput{})
+		check(t, err)
+		wantEqual(t, "queues", len(out.QueueUrls), 1000)
+		if out.NextToken != nil {
+			t.Error("a token though no page was asked for")
+		}
 	}},
 	{"ListQueues refuses a page of more than 1,000", refuses("InvalidParameterValue", func(e endpoint) error {
 		_, err := e.ListQueues(e.t.Context(), &sqs.ListQueuesInput{MaxResults: aws.Int32(1001)})
@@ -743,7 +752,7 @@ var receiving = []behaviour{
 	})},
 }
 
-var pollingBehaviours = []behaviour{
+var polls = []behaviour{
 	{"a long poll wakes when a message arrives", func(t *testing.T, e endpoint) {
 		url := e.queue("q", nil)
 		poll := e.poll(t.Context(), url)
@@ -1082,6 +1091,18 @@ var deadLetters = []behaviour{
 		e.receive(url)
 		wantEqual(t, "counts", e.counts(dead), "1 0 0")
 		e.clock.Advance(10 * time.Second)
+		wantEqual(t, "counts after its retention", e.counts(dead), "0 0 0")
+	}},
+	{"a dead letter ages from its arrival in a FIFO queue", func(t *testing.T, e endpoint) {
+		dead := e.fifo("dead.fifo", map[string]string{"MessageRetentionPeriod": "60"})
+		url := e.fifo("q.fifo", map[string]string{"VisibilityTimeout": "50", "RedrivePolicy": redrive("dead.fifo", 1)})
+		e.send(url, "m", inGroup("g", "d"))
+		e.one(url)
+		e.clock.Advance(50 * time.Second)
+		e.receive(url)
+		e.clock.Advance(60*time.Second - time.Millisecond)
+		wantEqual(t, "counts", e.counts(dead), "1 0 0")
+		e.clock.Advance(time.Millisecond)
 		wantEqual(t, "counts after its retention", e.counts(dead), "0 0 0")
 	}},
 	{"a dead letter of a FIFO queue keeps its group, and the group goes on without it", func(t *testing.T, e endpoint) {
