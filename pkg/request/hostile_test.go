@@ -62,8 +62,8 @@ func TestHostileBodies(t *testing.T) {
 		"as large as allowed":  {base + strings.Repeat(" ", request.MaxBytes-len(base)), nil},
 		"too large":            {base + strings.Repeat(" ", request.MaxBytes-len(base)+1), []string{"$ size"}},
 		"too large when taken": {with(`"x":"` + strings.Repeat(`\"`, 400_000) + `"`), []string{"$ size"}},
-		"too many variables": {strings.Replace(base, `"command"`, `"env":[`+variables(30_000)+`],"command"`, 1), []string{"$.job.env size"}},
-		"many variables":     {strings.Replace(base, `"command"`, `"env":[`+variables(20_000)+`],"command"`, 1), nil},
+		"too many variables":   {strings.Replace(base, `"command"`, `"env":[`+variables(30_000)+`],"command"`, 1), []string{"$.job.env size"}},
+		"many variables":       {strings.Replace(base, `"command"`, `"env":[`+variables(20_000)+`],"command"`, 1), nil},
 		"everything at once": {`{"id":"","job":{"image":" ","image2":1,"command":[]},"webhook":{"url":"x"}}`, []string{
 			"$.id invalid", "$.service required", "$.job.prefixName required", "$.job.namespace required",
 			"$.job.image invalid", "$.job.command invalid", "$.webhook.url invalid",
