@@ -86,7 +86,16 @@ verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the forma
 
 .PHONY: fuzz
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
-	@go test ./pkg/request -run '^$$' -fuzz FuzzParse -fuzztime $${FUZZTIME:-1m}
+	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' pkg services deploy | sort | { failed=0; \
+	while IFS=: read -r file target; do \
+		go test "./$${file%/*}" -run '^$$' -fuzz "^$${target#func }\$$" -fuzztime "$${FUZZTIME:-1m}" </dev/null || failed=1; \
+	done; exit $$failed; }
+
+.PHONY: test-js
+test-js: ## The published JSON Schema with ajv, as producers in JavaScript use it; needs node and npm.
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "test-js needs node 20 or later and npm: apt-get install nodejs npm, or see nodejs.org"; exit 1; }
+	@echo "checking docs/message.schema.json with ajv on the messages of pkg/request/testdata/messages"
+	@cd deploy/js && npm ci --silent && node --test --test-reporter=spec
 
 .PHONY: images
 images: $(IMAGES) ## The container images, out of the static binaries; Docker needed.

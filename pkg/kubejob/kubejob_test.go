@@ -3,11 +3,13 @@ package kubejob_test
 import (
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -181,51 +183,74 @@ func TestLabelsAreNotShared(t *testing.T) {
 	}
 }
 
-// TestWhatIsAcceptedIsBuilt draws messages from values on the edges of the
-// rules; whatever Parse takes of them is built, and matches.
-func TestWhatIsAcceptedIsBuilt(t *testing.T) {
-	object := func(t *rapid.T, name string, fields map[string]*rapid.Generator[any]) map[string]any {
+// draw is a message of values on the edges of the rules; not every one is valid.
+func draw(t *rapid.T, namespace string) []byte {
+	one := func(values ...any) *rapid.Generator[any] { return rapid.SampledFrom(values) }
+	matching := func(expr string) *rapid.Generator[any] { return rapid.StringMatching(expr).AsAny() }
+	const (
+		label     = `[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?`
+		subdomain = `[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?){0,3}`
+	)
+	character := rapid.Rune().Filter(func(c rune) bool { return !unicode.IsControl(c) })
+	text := rapid.OneOf(rapid.StringOf(character), rapid.SampledFrom([]string{"", "$(A)", "$$(A)", "\t\n\x01", "\u2028"}))
+	key := rapid.OneOf(matching(label), matching(subdomain+`/`+label))
+	value := rapid.OneOf(matching(label), one(""))
+	amount := rapid.OneOf(one("0", "1", "500m", "1P", "1e15", "1n", "0.0000000001", "1.5Gi", "7Ei", "-0", "+.5"),
+		matching(`[0-9]{1,9}(\.[0-9]{0,9})?([numkMGTPE]|[KMGTPE]i|[eE]-?[0-9]{1,2})?`))
+	object := func(name string, least int, fields map[string]*rapid.Generator[any]) map[string]any {
 		out := map[string]any{}
-		keys := make([]string, 0, len(fields))
-		for k := range fields {
-			keys = append(keys, k)
-		}
-		slices.Sort(keys)
-		for _, k := range keys {
-			if rapid.IntRange(0, 9).Draw(t, name+"."+k+" there") > 0 {
+		for _, k := range slices.Sorted(maps.Keys(fields)) {
+			if rapid.IntRange(0, 9).Draw(t, name+"."+k+" there") >= least {
 				out[k] = fields[k].Draw(t, name+"."+k)
 			}
 		}
 		return out
 	}
-	one := func(values ...any) *rapid.Generator[any] { return rapid.SampledFrom(values) }
-	amount := rapid.OneOf(one("0", "1", "500m", "1P", "1e15", "1n", "0.0000000001", "1.5Gi", "7Ei"),
-		rapid.StringMatching(`[0-9]{1,9}(\.[0-9]{0,9})?([numkMGTPE]|[KMGTPE]i|[eE]-?[0-9]{1,2})?`).AsAny())
+	variable := rapid.Custom(func(t *rapid.T) any {
+		return map[string]any{"name": rapid.StringMatching(`[ -<>-~]{1,40}`).Draw(t, "name"), "value": text.Draw(t, "value")}
+	})
+	job := object("job", 3, map[string]*rapid.Generator[any]{
+		"args": rapid.SliceOfN(text, 0, 3).AsAny(),
+		"env":  rapid.SliceOfN(variable, 0, 4).AsAny(),
+		"volume": rapid.Custom(func(t *rapid.T) any {
+			path := rapid.OneOf(one(".a/", "/", "...", " "), matching(`/?[a-z .~$-]{1,9}(/[A-Za-z0-9 ._é\\-]{0,9}){0,3}`))
+			return map[string]any{"mountPath": path.Draw(t, "path"), "pvc": matching(subdomain).Draw(t, "pvc")}
+		}),
+		"nodeSelector": rapid.Custom(func(t *rapid.T) any {
+			return map[string]any{"matchKey": key.Draw(t, "key"), "matchValue": value.Draw(t, "value")}
+		}),
+		"toleration": rapid.Custom(func(t *rapid.T) any {
+			return map[string]any{"key": key.Draw(t, "key"), "value": value.Draw(t, "value")}
+		}),
+		"backoffLimit":            rapid.IntRange(0, 6).AsAny(),
+		"ttlSecondsAfterFinished": rapid.IntRange(60, 2147483647).AsAny(),
+		"activeDeadlineSeconds":   rapid.IntRange(1, 86400).AsAny(),
+		"serviceAccount":          matching(subdomain),
+	})
+	job["resources"] = map[string]any{
+		"limits":   object("limits", 5, map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
+		"requests": object("requests", 5, map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
+	}
+	job["prefixName"] = rapid.StringMatching(`[a-z]([a-z0-9-]{0,52}[a-z0-9])?`).Draw(t, "prefix")
+	job["image"] = rapid.OneOf(one("sim/exit:3", "[::1]:80/a"), matching(`([A-Za-z0-9]{1,5}\.io(:[0-9]{1,4})?/)?[a-z0-9]{1,9}(/[a-z0-9]{1,9}){0,2}(:\w[\w.-]{0,9})?`)).Draw(t, "image")
+	job["namespace"], job["command"] = namespace, rapid.SliceOfN(text, 1, 3).Draw(t, "command")
+	body, err := json.Marshal(map[string]any{
+		"id":      rapid.StringOfN(character, 1, 256, -1).Draw(t, "id"),
+		"service": rapid.StringMatching(label).Draw(t, "service"),
+		"job":     job,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// TestWhatIsAcceptedIsBuilt: whatever Parse takes of what is drawn is built, and
+// matches.
+func TestWhatIsAcceptedIsBuilt(t *testing.T) {
 	made := 0
 	rapid.Check(t, func(t *rapid.T) {
-		job := object(t, "job", map[string]*rapid.Generator[any]{
-			"args":         one([]string{}, []string{""}, []string{"$(A)"}),
-			"env":          one([]any{}, []any{map[string]any{"name": "A b"}, map[string]any{"name": "A b", "value": "é\n"}}),
-			"volume":       one(map[string]any{"mountPath": ".a/", "pvc": "a.b"}, map[string]any{"mountPath": "/", "pvc": "a"}),
-			"nodeSelector": one(map[string]any{"matchKey": "a.b/c", "matchValue": ""}, map[string]any{"matchKey": "A", "matchValue": "B"}),
-			"toleration":   one(map[string]any{"key": "a"}, map[string]any{"key": "a.b/c", "value": "V"}),
-			"backoffLimit": one(0, 6), "ttlSecondsAfterFinished": one(60, 2147483647), "activeDeadlineSeconds": one(1, 86400),
-			"serviceAccount": one("a.b"),
-		})
-		job["resources"] = map[string]any{
-			"limits":   object(t, "limits", map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
-			"requests": object(t, "requests", map[string]*rapid.Generator[any]{"cpu": amount, "memory": amount}),
-		}
-		job["prefixName"] = rapid.StringMatching(`[a-z]([a-z0-9-]{0,52}[a-z0-9])?`).Draw(t, "prefix")
-		job["namespace"], job["image"], job["command"] = "n", "sim/exit:3", []string{"c"}
-		body, err := json.Marshal(map[string]any{
-			"id":      rapid.StringN(1, 256, -1).Draw(t, "id"),
-			"service": rapid.StringMatching(`[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?`).Draw(t, "service"),
-			"job":     job,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		body := draw(t, "n")
 		r := request.Parse(body, request.Options{}).Request
 		if r == nil {
 			return

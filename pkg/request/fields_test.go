@@ -115,7 +115,7 @@ var fields = []struct {
 	}},
 	{"webhook", []string{`{}`, `{"url":"http://h"}`}, map[string]string{`null`: "type", `"http://h"`: "type"}},
 	{"webhook.url", []string{
-		`"http://webhook.com"`, `"HTTPS://h:443/p%20q?x=1&y=%23"`, `"http://[::1]:8080/"`, `"http://bücher.example/é"`,
+		`"http://webhook.com"`, `"HTTPS://h:443/p%20q?x=1&y=%23"`, `"http://[::1]:8080/"`, `"http://bücher.example/é"`, `"http://b%C3%BCcher.example"`,
 		quoted("http://h/" + of(2039, "é")),
 	}, map[string]string{
 		`null`: "type", `""`: "invalid", `"h/p"`: "invalid", `"//h/p"`: "invalid", `"http:h"`: "invalid", `"http://"`: "invalid",
@@ -123,6 +123,7 @@ var fields = []struct {
 		`"http://h/#f"`: "invalid", `"http://h/#"`: "invalid", `"http://[fe80::1%25eth0]/"`: "invalid", `"http://h:0/"`: "invalid",
 		`"http://h:65536/"`: "invalid", `"http://h:/"`: "invalid", `"http://h/a b"`: "invalid", `"http://h/\n"`: "invalid",
 		`"http://h\\@i/"`: "invalid", `"http://h/%zz"`: "invalid", `"http://h/\u00a0"`: "invalid",
+		`"http://\ufffd/"`: "invalid", `"http://]/"`: "invalid", `"http://a<b/"`: "invalid", `"http://%ff/"`: "invalid", `"http://%c2%a0/"`: "invalid", `"http://a%20b/"`: "invalid",
 		quoted("http://h/" + of(2040, "é")): "too_long",
 	}},
 	{"webhook.statuses", []string{`[]`, `[0,1,2,3,99]`, `[99]`}, map[string]string{

@@ -62,6 +62,8 @@ func TestHostileBodies(t *testing.T) {
 		"as large as allowed":  {base + strings.Repeat(" ", request.MaxBytes-len(base)), nil},
 		"too large":            {base + strings.Repeat(" ", request.MaxBytes-len(base)+1), []string{"$ size"}},
 		"too large when taken": {with(`"x":"` + strings.Repeat(`\"`, 400_000) + `"`), []string{"$ size"}},
+		"too many variables":   {strings.Replace(base, `"command"`, `"env":[`+variables(30_000)+`],"command"`, 1), []string{"$.job.env size"}},
+		"many variables":       {strings.Replace(base, `"command"`, `"env":[`+variables(20_000)+`],"command"`, 1), nil},
 		"everything at once": {`{"id":"","job":{"image":" ","image2":1,"command":[]},"webhook":{"url":"x"}}`, []string{
 			"$.id invalid", "$.service required", "$.job.prefixName required", "$.job.namespace required",
 			"$.job.image invalid", "$.job.command invalid", "$.webhook.url invalid",
@@ -77,6 +79,15 @@ func TestHostileBodies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// variables are n of different names; pkg/kubejob tries how many Kubernetes takes.
+func variables(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,{"name":"%x"}`, i)
+	}
+	return b.String()[1:]
 }
 
 func TestProblemsAreBounded(t *testing.T) {

@@ -104,16 +104,6 @@ func TestParseQuantityNeverPanics(t *testing.T) {
 	})
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add(request.Sample)
-	f.Add([]byte(full))
-	f.Add([]byte(base))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		holds(t, body, request.Options{})
-		holds(t, body, request.Options{Strict: true})
-	})
-}
-
 func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 )
@@ -13,6 +14,7 @@ import (
 const (
 	MaxBytes         = 1 << 20              // of the body: SQS's own limit
 	MaxAcceptedBytes = 3 << 19              // of the accepted form, 1.5 MiB
+	maxStoredBytes   = 3<<19 - 64<<10       // of the Job: etcd takes 1.5 MiB; the rest is for notes on it
 	MaxDepth         = 32                   // of nesting; the message itself is 1
 	MaxProblems      = 100                  // and as many warnings; one more entry counts the rest
 	maxGrowth        = 16                   // accepted bytes for a byte of body, defaults aside
@@ -85,9 +87,34 @@ func (r *reader) finish(req *jobsv1.JobRequested, root *node) {
 		return
 	}
 	req.Hash = h
-	if len(r.body) > surelyAccepted && acceptedBytes(req) > MaxAcceptedBytes {
+	if len(r.body) <= surelyAccepted {
+		return
+	}
+	if acceptedBytes(req) > MaxAcceptedBytes {
 		r.problems.add("$", CodeSize, "is more than 1.5 MiB in its accepted form; have fewer or shorter unknown fields")
 	}
+	if storedBytes(req.GetJob()) > maxStoredBytes {
+		r.problems.add("$.job.env", CodeSize, "makes the Job larger than Kubernetes stores, which is 1.5 MiB; have fewer variables")
+	}
+}
+
+// storedBytes is the most that Kubernetes stores of the Job, and of its Pod: what
+// the message says, and in their managedFields the name of each variable again,
+// as JSON within JSON and with 41 bytes about it.
+func storedBytes(j *jobsv1.Job) int {
+	const about = 48
+	n := proto.Size(j)
+	seen := make(map[string]bool, len(j.GetEnv()))
+	for _, e := range j.GetEnv() {
+		if seen[e.GetName()] {
+			continue
+		}
+		seen[e.GetName()] = true
+		inner, _ := json.Marshal(e.GetName()) // strings alone: no error
+		outer, _ := json.Marshal(string(inner))
+		n += about + len(outer)
+	}
+	return n
 }
 
 // acceptedBytes is the length of the form that is published (package event).

@@ -31,12 +31,24 @@ func message(t testing.TB, field, text string) []byte {
 	if err := json.Unmarshal([]byte(base), &root); err != nil {
 		t.Fatal(err)
 	}
+	set(root, field, text)
+	out, err := json.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// set puts JSON text at a field, a.b.c, or leaves it out where the text is empty.
+func set(root map[string]any, field, text string) {
 	at, steps := root, strings.Split(field, ".")
 	for _, s := range steps[:len(steps)-1] {
-		if at[s] == nil {
-			at[s] = map[string]any{}
+		inner, ok := at[s].(map[string]any)
+		if !ok {
+			inner = map[string]any{}
+			at[s] = inner
 		}
-		at = at[s].(map[string]any)
+		at = inner
 	}
 	last := steps[len(steps)-1]
 	if text == "" {
@@ -44,11 +56,6 @@ func message(t testing.TB, field, text string) []byte {
 	} else {
 		at[last] = json.RawMessage(text)
 	}
-	out, err := json.Marshal(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 // codes are problems as "path code".

@@ -152,6 +152,8 @@ func webhookURL(s string) (code, message string) {
 		return CodeInvalid, "must not have a fragment"
 	case strings.Contains(u.Hostname(), "%"):
 		return CodeInvalid, "must not have a zone"
+	case strings.ContainsFunc(u.Hostname(), func(c rune) bool { return odd(c) || c == utf8.RuneError || strings.ContainsRune(`"<>[]`, c) }):
+		return CodeInvalid, "must have a host that every reader takes for the same" // also out of its escapes
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
