@@ -9,8 +9,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/alecthomas/kong"
+	"github.com/mattn/go-isatty"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -31,12 +34,14 @@ type cli struct {
 	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the four services and a webhook receiver."`
 	Demo     demoCommand     `cmd:"" help:"Run the original's sample message through a stack of its own and show what happens."`
 	Send     sendCommand     `cmd:"" help:"Put messages on a queue."`
-	Validate validateCommand `cmd:"" help:"Say everything that is wrong with a message."`
-	Render   renderCommand   `cmd:"" help:"Print the Job that a message becomes, as YAML."`
+	Validate validateCommand `cmd:"" help:"Say everything that is wrong with messages, in files or waiting in a queue."`
+	Render   renderCommand   `cmd:"" help:"Print the Jobs that messages become, as YAML."`
 	SQS      sqsCommand      `cmd:"" name:"sqs" help:"Run the development stack's SQS endpoint alone."`
 	Webhooks webhooksCommand `cmd:"" help:"Run a webhook receiver alone, and show what arrives."`
 	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
 	Replicas replicasCommand `cmd:"" help:"Show every running replica of the services and what it says of itself."`
+
+	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
@@ -60,20 +65,48 @@ func Main() int {
 		return notifier.Main()
 	}
 	var c cli
-	return process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
+	var failed error
+	code := process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
 		stopAll, &c, map[string]string{"loopback": webhook.Loopback},
 		func(ctx context.Context, command *kong.Context) error {
 			cluster.Log(c.Logger(os.Stderr, ""))
 			command.BindTo(ctx, (*context.Context)(nil))
-			return command.Run(&console{out: os.Stdout, json: c.Output == "json", log: c.Log})
+			failed = command.Run(newConsole(c.Output == "json", c.Log))
+			return failed
 		})
+	if errors.Is(failed, errUnreadable) {
+		return exitUsage
+	}
+	return code
+}
+
+// exitUsage is the exit code of arguments that cannot be used, as process.Main
+// has it for flags.
+const exitUsage = 2
+
+// errInterrupted ends a command that a signal kept from finishing: not with
+// success.
+var errInterrupted = errors.New("interrupted")
+
+// interrupted is errInterrupted where err comes of the signal.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
 }
 
 // console is where a command prints.
 type console struct {
-	out  io.Writer
-	json bool
-	log  process.Log
+	out   io.Writer
+	json  bool
+	color bool // text may have colours: people read it on a terminal
+	log   process.Log
+}
+
+func newConsole(asJSON bool, log process.Log) *console {
+	color := !asJSON && isatty.IsTerminal(os.Stdout.Fd()) && os.Getenv("NO_COLOR") == ""
+	return &console{out: os.Stdout, json: asJSON, color: color, log: log}
 }
 
 // progress is where people are told what happens: not on standard output where
@@ -94,23 +127,33 @@ func (c *console) print(v any, text string) error {
 	return err
 }
 
-// errInvalid ends validate and render after the problems were printed.
-var errInvalid = errors.New("the message is not valid")
+// say tells people what is no part of the result.
+func (c *console) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "jobrelay: "+format+"\n", args...)
+}
 
-// maxMessage bounds what is read as one message; one byte more than SQS takes,
-// so that a message that is too large is seen as such.
-const maxMessage = 1<<20 + 1
+// Colours, each of as many bytes: columns stay in line.
+const (
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	plain  = "\x1b[0m"
+)
 
-// readMessage reads a file, or standard input for "-".
-func readMessage(name string) ([]byte, error) {
-	in := io.Reader(os.Stdin)
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
+func (c *console) paint(color, text string) string {
+	if !c.color {
+		return text
 	}
-	return io.ReadAll(io.LimitReader(in, maxMessage))
+	return color + text + plain
+}
+
+// columns aligns rows whose cells are separated by tabs, each with a prefix.
+func columns(prefix string, rows ...string) string {
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(table, prefix+row)
+	}
+	_ = table.Flush() // a Builder takes all
+	return text.String()
 }

@@ -3,22 +3,28 @@ package jobrelay
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/services/ingest"
 )
 
 func TestMain(m *testing.M) {
@@ -30,8 +36,11 @@ func TestMain(m *testing.M) {
 // NATS and a real SQS endpoint.
 func TestCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "until": until},
+		Dir: "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep,
+		},
+		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			n, err := natsd.Start(context.Background(), natsd.Config{Dir: env.Cd + "/nats"})
 			if err != nil {
@@ -43,19 +52,28 @@ func TestCommands(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { _ = q.Stop(context.Background()) })
-			queue, err := q.CreateQueue("jobs", nil)
-			if err != nil {
-				return err
+			queues := map[string]string{}
+			for _, name := range []string{"jobs", "jobs.fifo", "dead", "redriven"} {
+				if queues[name], err = q.CreateQueue(name, queueAttributes[name]); err != nil {
+					return err
+				}
 			}
+			env.Values["sqs"] = q
 			port, err := freePort()
 			if err != nil {
 				return err
 			}
-			env.Vars = append(env.Vars, "PORT="+port, "NATS="+n.URL(), "QUEUE="+queue, "AWS_ENDPOINT_URL_SQS="+q.URL(),
+			env.Vars = append(env.Vars, "PORT="+port, "NATS="+n.URL(), "QUEUE="+queues["jobs"], "FIFO="+queues["jobs.fifo"], "REDRIVEN="+queues["redriven"], "AWS_ENDPOINT_URL_SQS="+q.URL(),
 				"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=us-east-1")
 			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
 		},
 	})
+}
+
+// queueAttributes are those of the queues that have some.
+var queueAttributes = map[string]map[string]string{
+	"jobs.fifo": {"FifoQueue": "true"},
+	"redriven":  {"RedrivePolicy": `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead","maxReceiveCount":2}`},
 }
 
 // TestDemo runs the whole pipeline in this process, so that the race detector
@@ -169,6 +187,62 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// untilCount runs a command until it prints so many lines.
+func untilCount(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && strings.Count(ts.ReadFile("stdout"), "\n") == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v does not print %d lines", args[1:], want)
+		}
+	}
+}
+
+// exits runs a command that ends with the exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, not exit code %s", err, args[0])
+	}
+}
+
+// ingesting runs ingest between the script's queue and its NATS, to its end.
+func ingesting(ts *testscript.TestScript, _ bool, _ []string) {
+	sqs, ok := ts.Value("sqs").(*sqsd.Server)
+	if !ok {
+		ts.Fatalf("no queue")
+	}
+	var cfg ingest.Config
+	ts.Check(process.Parse(&cfg, nil, "--nats-url="+ts.Getenv("NATS"), "--sqs-queue-url="+ts.Getenv("QUEUE"), "--metrics-addr=127.0.0.1:"+ts.Getenv("PORT")))
+	cfg.Endpoint = sqs.URL()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- ingest.Run(ctx, cfg, zerolog.Nop()) }()
+	ts.Defer(func() {
+		cancel()
+		sqs.EndPolls()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			ts.Logf("ingest: %v", err)
+		}
+	})
+	until(ts, false, []string{"ingest", "healthcheck", "--metrics-addr=127.0.0.1:" + ts.Getenv("PORT")})
+}
+
+// keep puts the first log key that a command prints into a variable.
+func keep(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("jobrelay", args[1:]...))
+	found := regexp.MustCompile(`"logKey":"([^"]+)"`).FindStringSubmatch(ts.ReadFile("stdout"))
+	if found == nil {
+		ts.Fatalf("no log key")
+	}
+	ts.Setenv(args[0], found[1])
 }
 
 func freePort() (string, error) {
