@@ -88,6 +88,7 @@ verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the forma
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' pkg services deploy | sort | { failed=0; \
 	while IFS=: read -r file target; do \
+		echo "$${target#func } of $${file%/*}"; \
 		go test "./$${file%/*}" -run '^$$' -fuzz "^$${target#func }\$$" -fuzztime "$${FUZZTIME:-1m}" </dev/null || failed=1; \
 	done; exit $$failed; }
 

@@ -305,7 +305,6 @@ func TestTheLargestJobIsStored(t *testing.T) {
 	server := newAPIServer(t)
 	for name, shape := range map[string]func(n int) map[string]any{
 		"variables with short names": func(n int) map[string]any { return map[string]any{"env": variables(n, "", "")} },
-		"variables with values":      func(n int) map[string]any { return map[string]any{"env": variables(n, "", "0123456789")} },
 		"names that JSON escapes":    func(n int) map[string]any { return map[string]any{"env": variables(n, "<<<<<<<<", "")} },
 		"one variable n times":       func(n int) map[string]any { return map[string]any{"env": slices.Repeat(variables(1, "", ""), n)} },
 		"one argument":               func(n int) map[string]any { return map[string]any{"args": []string{strings.Repeat("a", n)}} },
@@ -322,8 +321,8 @@ func TestTheLargestJobIsStored(t *testing.T) {
 				return b
 			}
 			parse := func(n int) *jobsv1.JobRequested { return request.Parse(body(n), request.Options{}).Request }
-			step := request.MaxBytes / (len(body(2)) - len(body(1))) / 256 // as exact as a 256th of a full message
-			n := step * sort.Search(256, func(i int) bool { return parse((i+1)*step) == nil })
+			step := request.MaxBytes / (len(body(2)) - len(body(1))) / 64 // as exact as a 64th of a full message
+			n := step * sort.Search(64, func(i int) bool { return parse((i+1)*step) == nil })
 			r := parse(n)
 			if r == nil || n < 1000 {
 				t.Fatalf("%d are refused", n)

@@ -25,7 +25,7 @@ type Message struct {
 func Generate(seed uint64, n int, namespace string) []Message {
 	out := make([]Message, n)
 	for i := range out {
-		d := newDraft(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("%x-%d", seed, i), namespace) //nolint:gosec // i is not negative
+		d := newDraft(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("%x-%d", seed, i), namespace)
 		if i%2 == 1 {
 			d.spoil()
 		}
