@@ -85,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 		sdk.Region = regionOf(u.Host)
 	}
 	client := sqs.NewFromConfig(sdk, func(o *sqs.Options) {
+		o.HTTPClient = plainBodies{o.HTTPClient}
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = &cfg.Endpoint // wins over AWS_ENDPOINT_URL_SQS
 		}
