@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+
+	"github.com/jobrelay/jobrelay/pkg/request"
 )
 
 // Labels, on the Job and on its Pods.
@@ -36,8 +38,8 @@ const (
 // Finalizer keeps a Job until its end is in the log; the watcher takes it off.
 const Finalizer = "jobrelay.dev/recorded"
 
-// VolumeName is the name of the Pod's one volume.
-const VolumeName = "persistent-storage"
+// VolumeName is the name of the message's volume.
+const VolumeName = request.VolumeName
 
 // The hex digits of a name, and what a name of 63 characters, Kubernetes' bound
 // for what becomes a Pod's host name, leaves for the prefix.

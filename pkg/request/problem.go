@@ -2,6 +2,7 @@ package request
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -69,4 +70,20 @@ func cut(s string) string {
 		n--
 	}
 	return s[:n] + ellipsis
+}
+
+// sentenceProblems bounds the problems that a callback's message names.
+const sentenceProblems = 5
+
+// Sentence is the problems in one line; it names the first five.
+func Sentence(problems []Problem) string {
+	var parts []string
+	for i, p := range problems {
+		if i == sentenceProblems {
+			parts = append(parts, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		parts = append(parts, p.Path+": "+p.Message)
+	}
+	return strings.Join(parts, "; ")
 }

@@ -27,7 +27,8 @@ import (
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Replica replica.Config `embed:""`
+	Replica replica.Config       `embed:""`
+	Policy  replica.PolicyConfig `embed:""`
 
 	QueueURLs       []string `name:"sqs-queue-url" sep:"," required:"" placeholder:"URL" help:"Queue to receive from, several with commas."`
 	InFlight        int      `name:"ingest-in-flight" default:"256" help:"Messages held at once, over all queues (1 to 5000)."`
@@ -63,11 +64,19 @@ func Main() int {
 // Run receives until ctx ends, then lets the open polls end, finishes what was
 // started and gives back the rest.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	policy, err := cfg.Policy.Open(log)
+	if err != nil {
+		return err
+	}
 	r, err := replica.Start(ctx, "ingest", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
 	defer r.Stop()
+	r.AddState("policy", policy.State)
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go policy.Watch(watching)
 	var opened atomic.Bool
 	r.Add("sqs", func() error {
 		if !opened.Load() {
@@ -78,7 +87,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	in := &intake{
 		broker: r.Broker, log: log, installation: cfg.Replica.Installation,
 		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()),
-		parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		policy: policy.Get, parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	if ctx, err = r.Connect(ctx); err != nil {
 		return err

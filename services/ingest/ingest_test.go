@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -290,5 +292,61 @@ func TestFIFOGroups(t *testing.T) {
 		if err != nil || e.Data.(*jobsv1.JobRequested).GetJob().GetImage() != "first" {
 			t.Errorf("id %d: %v %v", i, e.Data, err)
 		}
+	}
+}
+
+// TestPolicy: what the policy denies is recorded with the rule's name and gets a
+// 99, unless to a host that is denied itself; a changed file is in force without
+// a restart, and what was accepted before stays known.
+func TestPolicy(t *testing.T) {
+	b := newBench(t)
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sample := string(request.Sample)
+	write("default: {images: [alpine]}")
+	b.send(sample)
+	b.run("--policy-file=" + file)
+	b.drained()
+	d, _ := b.rejected(sampleID, sample)
+	if d.GetError().GetErrorCode() != "POLICY_DENIED" || !d.GetCallback() || !strings.Contains(d.GetError().GetMessage(), ".images)") {
+		t.Errorf("%v", d)
+	}
+	write("default: {webhookHosts: []}")
+	hookless := sample + " "
+	await.That(t, "the new policy to deny the webhook", func() bool {
+		hookless += " "
+		b.send(hookless)
+		b.drained()
+		d, _ := b.rejected(sampleID, hookless)
+		return !d.GetCallback() && strings.Contains(d.GetError().GetMessage(), ".webhookHosts)")
+	})
+	write("")
+	await.That(t, "the empty policy to allow it", func() bool {
+		b.send(sample)
+		b.drained()
+		_, err := b.b.Request(t.Context(), event.Key(sampleID))
+		return err == nil
+	})
+	write("default: {images: [alpine]}")
+	tries := 0
+	await.That(t, "the first policy again", func() bool {
+		tries++ // under another id each time: what is accepted once stays known
+		id := fmt.Sprint("other ", tries)
+		body := strings.Replace(sample, sampleID, id, 1)
+		b.send(body)
+		b.drained()
+		_, err := b.b.Rejection(t.Context(), event.RejectedLogKey(id, []byte(body)))
+		return err == nil
+	})
+	before := b.count(broker.StreamRejections)
+	b.send(sample)
+	b.drained()
+	if got := b.count(broker.StreamRejections); got != before {
+		t.Error("a request that was accepted is rejected when it comes again")
 	}
 }

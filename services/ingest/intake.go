@@ -3,9 +3,7 @@ package ingest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,6 +23,7 @@ type intake struct {
 	log          zerolog.Logger
 	installation string
 	options      request.Options
+	policy       func() *request.Policy
 	metrics      *metrics
 	// parsing bounds the messages being parsed: a hostile one of 1 MiB may take
 	// 80 MB while it is.
@@ -42,6 +41,9 @@ func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) e
 		return in.reject(ctx, queue, m, parsed, jobstatus.MessageInvalid, parsed.Problems)
 	}
 	r := parsed.Request
+	if denied := in.policy().Check(r); len(denied) > 0 {
+		return in.denied(ctx, queue, m, parsed, denied)
+	}
 	r.AcceptedAt = timestamppb.Now()
 	if !m.SentAt.IsZero() {
 		r.QueuedAt = timestamppb.New(m.SentAt)
@@ -62,6 +64,20 @@ func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) e
 	default:
 		return err
 	}
+}
+
+// denied rejects what the policy does not allow, unless the same request was
+// accepted before the policy changed: then it is known.
+func (in *intake) denied(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result, problems []request.Problem) error {
+	stored, err := in.broker.Request(ctx, event.Key(parsed.ID))
+	switch first, ok := stored.Data.(*jobsv1.JobRequested); {
+	case err == nil && ok && first.GetHash() == parsed.Request.GetHash():
+		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
+		return nil
+	case err != nil && !errors.Is(err, broker.ErrNotFound):
+		return err
+	}
+	return in.reject(ctx, queue, m, parsed, jobstatus.PolicyDenied, problems)
 }
 
 // known tells the same request again from another one under the same id.
@@ -99,7 +115,7 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	}
 	e, err := event.New(logKey, event.SourceOfQueue(in.installation, queue), parsed.ID, 0, time.Now(), &jobsv1.RequestRejected{
 		Id: parsed.ID, Service: parsed.Service, Callback: callback, Problems: listed,
-		Error: &jobsv1.Error{ErrorCode: string(code), Message: sentence(problems)},
+		Error: &jobsv1.Error{ErrorCode: string(code), Message: request.Sentence(problems)},
 	})
 	if err != nil {
 		return err
@@ -110,7 +126,7 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 		return err
 	}
 	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).
-		Str("code", string(code)).Str("log", logKey).Str("reason", sentence(problems)).Msg("message rejected")
+		Str("code", string(code)).Str("log", logKey).Str("reason", request.Sentence(problems)).Msg("message rejected")
 	return nil
 }
 
@@ -132,6 +148,11 @@ func (in *intake) wantsCallback(ctx context.Context, parsed request.Result, code
 	if code == jobstatus.IDReused || parsed.ID == "" || parsed.Webhook == nil {
 		return false, nil
 	}
+	for _, p := range in.policy().Check(&jobsv1.JobRequested{Service: parsed.Service, Webhook: parsed.Webhook}) {
+		if p.Path == request.PathWebhookURL {
+			return false, nil // nor may a 99 go where the policy allows no callback
+		}
+	}
 	_, err := in.broker.Request(ctx, event.Key(parsed.ID))
 	if errors.Is(err, broker.ErrNotFound) {
 		return true, nil
@@ -146,20 +167,4 @@ func (in *intake) settled(outcome string, level zerolog.Level, id, service strin
 		line = line.Str("id", id).Str("key", event.Key(id))
 	}
 	return line.Str("service", service)
-}
-
-// sentenceProblems bounds the problems that a callback's message names.
-const sentenceProblems = 5
-
-// sentence is the problems in one line.
-func sentence(problems []request.Problem) string {
-	var parts []string
-	for i, p := range problems {
-		if i == sentenceProblems {
-			parts = append(parts, fmt.Sprintf("and %d more", len(problems)-i))
-			break
-		}
-		parts = append(parts, p.Path+": "+p.Message)
-	}
-	return strings.Join(parts, "; ")
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/request"
 )
 
 const (
@@ -40,7 +41,8 @@ type launcher struct {
 	log          zerolog.Logger
 	now          func() time.Time
 	installation string
-	deadline     time.Duration // from acceptance
+	deadline     time.Duration // from acceptance, where the policy says no other
+	policy       func() *request.Policy
 	metrics      *metrics
 }
 
@@ -100,7 +102,11 @@ func (l *launcher) launch(ctx context.Context, e event.Event, tries int, again b
 	adopted := job != nil
 	if job == nil {
 		if l.expired(r) && (tries == 0 || l.late(r)) {
-			return l.exception(ctx, e, r, tail, jobstatus.LaunchExpired, "the launch deadline of "+l.deadline.String()+" passed before its Job could be tried; send it again under another id")
+			return l.exception(ctx, e, r, tail, jobstatus.LaunchExpired, "the launch deadline of "+l.deadlineOf(r).String()+" passed before its Job could be tried; send it again under another id")
+		}
+		// Ingest allowed it; the policy may have changed while it waited.
+		if denied := l.policy().Check(r); len(denied) > 0 {
+			return l.exception(ctx, e, r, tail, jobstatus.PolicyDenied, "The policy changed after the request was accepted: "+request.Sentence(denied))
 		}
 		if l.now().Sub(read) > decisionAge {
 			return l.failed(ctx, e, r, tail, tries, errStale)
@@ -131,6 +137,7 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 		if err != nil {
 			return nil, false, fmt.Errorf("%w: %w", errBuild, err)
 		}
+		kubejob.Lay(job, l.policy().Rules(r.GetService()).JobTemplate)
 		created, err := jobs.Create(ctx, job, metav1.CreateOptions{})
 		if err == nil {
 			return created, false, nil
@@ -229,13 +236,21 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 	return l.exception(ctx, e, r, tail, v.Code, v.Message)
 }
 
+// deadlineOf is how long the request may wait, from its acceptance.
+func (l *launcher) deadlineOf(r *jobsv1.JobRequested) time.Duration {
+	if d := l.policy().Rules(r.GetService()).LaunchDeadline; d != nil {
+		return d.Duration
+	}
+	return l.deadline
+}
+
 func (l *launcher) expired(r *jobsv1.JobRequested) bool {
-	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadline))
+	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadlineOf(r)))
 }
 
 // late is past the deadline by more than a parked launch wakes up after it.
 func (l *launcher) late(r *jobsv1.JobRequested) bool {
-	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadline + 2*maxRetry))
+	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadlineOf(r) + 2*maxRetry))
 }
 
 // exception ends a request that gets no Job.

@@ -20,7 +20,8 @@ import (
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Replica replica.Config `embed:""`
+	Replica replica.Config       `embed:""`
+	Policy  replica.PolicyConfig `embed:""`
 
 	Kubeconfig     string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
 	Namespace      string        `name:"launch-namespace" placeholder:"NAME" help:"The one namespace that Jobs may be created in, as /readyz checks the permission; default: all."`
@@ -54,6 +55,10 @@ func Main() int {
 
 // Run launches until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	policy, err := cfg.Policy.Open(log)
+	if err != nil {
+		return err
+	}
 	r, err := replica.Start(ctx, "launcher", cfg.Replica, log)
 	if err != nil {
 		return err
@@ -67,13 +72,15 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		cluster.Permission{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace},
 		cluster.Permission{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace})
 	r.Add("kubernetes", access.Ready)
+	r.AddState("policy", policy.State)
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
-		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, metrics: newMetrics(r.Registry()),
+		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, metrics: newMetrics(r.Registry()),
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go access.Watch(watching)
+	go policy.Watch(watching)
 	if ctx, err = r.Connect(ctx); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/request"
 )
 
 // bench is a real API server, a real NATS, and a launcher between them.
@@ -59,7 +60,7 @@ func newBench(t *testing.T) *bench {
 	return &bench{
 		launcher: &launcher{
 			broker: b, jobs: client.BatchV1(), log: zerolog.New(zerolog.NewTestWriter(t)), now: time.Now,
-			installation: "test", deadline: time.Hour, metrics: newMetrics(prometheus.NewRegistry()),
+			installation: "test", deadline: time.Hour, policy: func() *request.Policy { return nil }, metrics: newMetrics(prometheus.NewRegistry()),
 		},
 		t: t, client: client, namespace: shared.Namespace(t),
 	}
@@ -337,5 +338,47 @@ func TestClassOfARetry(t *testing.T) {
 	}
 	if retryWait(0) < 500*time.Millisecond || retryWait(100) > 2*maxRetry {
 		t.Errorf("%s %s", retryWait(0), retryWait(100))
+	}
+}
+
+// TestPolicyOfTheLauncher: what the policy denies by now gets no Job, its
+// deadline is the service's own, and what it allows is laid on the template,
+// which the API server takes.
+func TestPolicyOfTheLauncher(t *testing.T) {
+	b := newBench(t)
+	set := func(text string) {
+		p, err := request.ParsePolicy([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.policy = func() *request.Policy { return p }
+	}
+	set("services: {example: {images: [alpine]}}")
+	if err := b.launch(t.Context(), b.request("denied", nil), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	b.exceptionIs("denied", jobstatus.PolicyDenied)
+	set("services: {example: {launchDeadline: 1m}}")
+	late := b.request("late", func(r *jobsv1.JobRequested) { r.AcceptedAt = timestamppb.New(time.Now().Add(-2 * time.Minute)) })
+	if err := b.launch(t.Context(), late, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	b.exceptionIs("late", jobstatus.LaunchExpired)
+	set(`default: {jobTemplate: {metadata: {labels: {team: a}}, spec: {template: {spec: {
+		imagePullSecrets: [{name: s}], securityContext: {runAsUser: 7}, volumes: [{name: tmp, emptyDir: {}}],
+		containers: [{env: [{name: A, value: template}], volumeMounts: [{name: tmp, mountPath: /tmp}], securityContext: {readOnlyRootFilesystem: true}}]}}}}}`)
+	e := b.request("laid", func(r *jobsv1.JobRequested) { r.Job.Env = []*jobsv1.EnvVar{{Name: "A", Value: "message"}} })
+	if err := b.launch(t.Context(), e, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	job, err := b.client.BatchV1().Jobs(b.namespace).Get(t.Context(), kubejob.Name("bb", "laid"), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := job.Spec.Template.Spec
+	c := pod.Containers[0]
+	if job.Labels["team"] != "a" || job.Labels["app"] != "example" || *pod.SecurityContext.RunAsUser != 7 || len(pod.ImagePullSecrets) != 1 ||
+		c.Name != "example" || c.Image != "busybox" || len(c.VolumeMounts) != 1 || c.Env[len(c.Env)-1].Value != "message" || !*c.SecurityContext.ReadOnlyRootFilesystem {
+		t.Errorf("%+v", job)
 	}
 }
