@@ -23,6 +23,9 @@ func (r *renderCommand) Validate() error { return r.check() }
 // Run prints a YAML document for each valid message, and what is wrong with the
 // others on standard error.
 func (r *renderCommand) Run(ctx context.Context, c *console) error {
+	if err := r.open(); err != nil {
+		return err
+	}
 	var t tally
 	for m, err := range r.messages() {
 		if ctx.Err() != nil {
@@ -53,6 +56,7 @@ func (r *renderCommand) render(c *console, t *tally, m message) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.name(), err)
 	}
+	kubejob.Lay(job, r.policy.Rules(parsed.Service).JobTemplate)
 	text, err := yaml.Marshal(job)
 	if err != nil {
 		return err

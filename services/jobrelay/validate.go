@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rs/zerolog"
+
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/replica"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
 )
@@ -16,11 +19,31 @@ import (
 type rules struct {
 	Strict          bool `help:"Take unknown fields as errors."`
 	MaxBackoffLimit int  `name:"max-backoff-limit" default:"6" help:"Highest job.backoffLimit that is accepted."`
+
+	Policy replica.PolicyConfig `embed:""`
+
+	policy *request.Policy // nil before open, and without a file
+}
+
+// open reads the policy; a mistake in it is told before any message.
+func (r *rules) open() error {
+	f, err := r.Policy.Open(zerolog.Nop())
+	if err != nil {
+		return err
+	}
+	r.policy = f.Get()
+	return nil
 }
 
 // parse is the one place where the commands judge a message.
 func (r *rules) parse(body []byte) request.Result {
-	return request.Parse(body, request.Options{Strict: r.Strict, MaxBackoffLimit: r.MaxBackoffLimit})
+	parsed := request.Parse(body, request.Options{Strict: r.Strict, MaxBackoffLimit: r.MaxBackoffLimit})
+	if parsed.Request != nil {
+		if denied := r.policy.Check(parsed.Request); len(denied) > 0 {
+			parsed.Request, parsed.Problems = nil, denied
+		}
+	}
+	return parsed
 }
 
 type validateCommand struct {
@@ -57,6 +80,9 @@ func (v *validateCommand) Validate() error {
 
 // Run prints a verdict for each message.
 func (v *validateCommand) Run(ctx context.Context, c *console) error {
+	if err := v.open(); err != nil {
+		return err
+	}
 	var t tally
 	var err error
 	if v.Queue != "" {
