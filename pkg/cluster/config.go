@@ -29,6 +29,9 @@ func Config(kubeconfig, role, version string) (*rest.Config, error) {
 	c.QPS = -1
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.ContentType = runtime.ContentTypeProtobuf
+	// A warning names variables of the message and comes once for each: a line of
+	// the log a duplicate, without bound.
+	c.WarningHandler = rest.NoWarnings{}
 	c.UserAgent = fmt.Sprintf("jobrelay/%s (%s)", role, version)
 	return c, nil
 }
