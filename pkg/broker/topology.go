@@ -66,8 +66,8 @@ func Topology(replicas int) []jetstream.StreamConfig {
 			MaxAge: eventsAge, DenyDelete: true, DenyPurge: true, Discard: jetstream.DiscardNew, AllowDirect: true,
 		},
 		{
-			Name: StreamLedger, Subjects: []string{"ledger.callback.*", "ledger.replay.*.*"},
-			Description: "how far the callbacks of each log are",
+			Name: StreamLedger, Subjects: []string{"ledger.callback.*", "ledger.replay.*.*", "ledger.active.*"},
+			Description: "how far the callbacks of each log are, and which jobs hold a place of their service",
 			MaxAge:      ledgerAge, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowDirect: true,
 		},
 		{
@@ -112,9 +112,10 @@ func Topology(replicas int) []jetstream.StreamConfig {
 
 // Consumer is a durable consumer of the topology.
 type Consumer struct {
-	Stream, Name, Filter string
-	AckWait              time.Duration
-	MaxAckPending        int
+	Stream, Name  string
+	Filters       []string
+	AckWait       time.Duration
+	MaxAckPending int
 }
 
 // The durable consumers. MaxDeliver is unlimited everywhere: reaching it drops
@@ -122,21 +123,22 @@ type Consumer struct {
 // and is extended while a message is in hand. MaxAckPending is above what all
 // replicas together have in hand (Consume's InFlight).
 var (
-	LauncherRequests = Consumer{StreamRequests, "launcher", "requests.*", 45 * time.Second, 5000}
-	LauncherWakeups  = Consumer{StreamWakeups, "launcher", "wakeups.launch.>", 45 * time.Second, 5000}
-	NotifierEvents   = Consumer{StreamEvents, "notifier", "events.*.*.*", 45 * time.Second, 20000}
-	NotifierWakeups  = Consumer{StreamWakeups, "notifier", "wakeups.callback.>", 45 * time.Second, 20000}
-	WatcherCommands  = Consumer{StreamCommands, "watcher", "commands.cancel.*", 45 * time.Second, 1000}
+	LauncherRequests = Consumer{StreamRequests, "launcher", []string{"requests.*"}, 45 * time.Second, 5000}
+	LauncherWakeups  = Consumer{StreamWakeups, "launcher", []string{"wakeups.launch.>"}, 45 * time.Second, 5000}
+	LauncherEnds     = Consumer{StreamEvents, "launcher", []string{"events.*.*.completed", "events.*.*.failed", "events.*.*.exception"}, 45 * time.Second, 5000}
+	NotifierEvents   = Consumer{StreamEvents, "notifier", []string{"events.*.*.*"}, 45 * time.Second, 20000}
+	NotifierWakeups  = Consumer{StreamWakeups, "notifier", []string{"wakeups.callback.>"}, 45 * time.Second, 20000}
+	WatcherCommands  = Consumer{StreamCommands, "watcher", []string{"commands.cancel.*"}, 45 * time.Second, 1000}
 )
 
 // Consumers returns every durable consumer of the topology.
 func Consumers() []Consumer {
-	return []Consumer{LauncherRequests, LauncherWakeups, NotifierEvents, NotifierWakeups, WatcherCommands}
+	return []Consumer{LauncherRequests, LauncherWakeups, LauncherEnds, NotifierEvents, NotifierWakeups, WatcherCommands}
 }
 
 func (c Consumer) config() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable: c.Name, FilterSubject: c.Filter, DeliverPolicy: jetstream.DeliverAllPolicy,
+		Durable: c.Name, FilterSubjects: c.Filters, DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: c.AckWait, MaxAckPending: c.MaxAckPending, MaxDeliver: -1,
 	}
 }
@@ -414,7 +416,11 @@ func merged(want, have jetstream.StreamConfig) jetstream.StreamConfig {
 
 func consumerDifferences(want Consumer, have jetstream.ConsumerConfig) []string {
 	name := want.Stream + "/" + want.Name
-	out := difference(name, "filter", want.Filter, have.FilterSubject)
+	filters := have.FilterSubjects
+	if have.FilterSubject != "" { // the server's form of a single one
+		filters = []string{have.FilterSubject}
+	}
+	out := difference(name, "filter", strings.Join(want.Filters, " "), strings.Join(filters, " "))
 	out = append(out, difference(name, "ack wait", want.AckWait, have.AckWait)...)
 	out = append(out, difference(name, "ack policy", jetstream.AckExplicitPolicy, have.AckPolicy)...)
 	out = append(out, difference(name, "max ack pending", want.MaxAckPending, have.MaxAckPending)...)

@@ -13,13 +13,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 	"k8s.io/klog/v2"
 )
 
 // Config is the client configuration from an explicit kubeconfig file, else
 // from KUBECONFIG, else from the Pod that we run in. Requests go as protobuf
-// and are not limited on our side: the API server's priority and fairness is
-// the limit. The user agent, jobrelay/<role> (<version>), is what the API
+// and have no rate limit on our side: the API server's priority and fairness is
+// the limit, and Limit heeds it. The user agent, jobrelay/<role> (<version>), is what the API
 // server's audit log shows. The error says what to set.
 func Config(kubeconfig, role, version string) (*rest.Config, error) {
 	c, err := load(kubeconfig)
@@ -36,12 +37,13 @@ func Config(kubeconfig, role, version string) (*rest.Config, error) {
 	return c, nil
 }
 
-// Client is a client of that configuration.
-func Client(kubeconfig, role, version string) (kubernetes.Interface, error) {
+// Client is a client of that configuration, its transport wrapped.
+func Client(kubeconfig, role, version string, wrap ...transport.WrapperFunc) (kubernetes.Interface, error) {
 	c, err := Config(kubeconfig, role, version)
 	if err != nil {
 		return nil, err
 	}
+	c.Wrap(transport.Wrappers(wrap...))
 	client, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("the Kubernetes API server of --kubeconfig or KUBECONFIG cannot be used: %w", err)

@@ -45,13 +45,13 @@ func RejectionSubject(logKey string) string { return "rejections." + logKey }
 // very string: on a replicated stream, writers with different filters are not
 // kept apart (docs/adr/0002).
 func LogFilter(service, logKey string) string {
-	return "events." + serviceToken(service) + "." + logKey + ".>"
+	return "events." + ServiceToken(service) + "." + logKey + ".>"
 }
 
 // Subject is where an event of the type stands on EVENTS.
 func Subject(service, logKey string, t Type) string {
 	k, _ := t.kind()
-	return "events." + serviceToken(service) + "." + logKey + "." + k.token
+	return "events." + ServiceToken(service) + "." + logKey + "." + k.token
 }
 
 // ParseSubject takes a subject of EVENTS apart.
@@ -60,22 +60,23 @@ func ParseSubject(subject string) (service, logKey string, t Type, err error) {
 	if len(p) == 4 && p[0] == "events" {
 		for _, k := range kinds {
 			if k.token == p[3] && k.token != "" {
-				return serviceName(p[1]), p[2], k.typ, nil
+				return ServiceName(p[1]), p[2], k.typ, nil
 			}
 		}
 	}
 	return "", "", "", fmt.Errorf("event: %q is not a subject events.<service>.<log key>.<type>", subject)
 }
 
-// serviceToken keeps a service, a label value, one token of a subject.
-func serviceToken(service string) string {
+// ServiceToken keeps a service, a label value, one token of a subject.
+func ServiceToken(service string) string {
 	if service == "" {
 		return Unreadable
 	}
 	return strings.NewReplacer("%", "%25", ".", "%2E").Replace(service)
 }
 
-func serviceName(token string) string {
+// ServiceName is ServiceToken's inverse.
+func ServiceName(token string) string {
 	if token == Unreadable {
 		return ""
 	}

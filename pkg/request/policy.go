@@ -29,6 +29,12 @@ const (
 	// MaxPolicyBytes is of the file: a ConfigMap holds no more.
 	MaxPolicyBytes = 1 << 20
 	maxLaunchWait  = 12 * 24 * time.Hour // inside the retention of the streams
+	maxStartWait   = 24 * time.Hour      // as the watcher's own flags
+	// maxMaxActive: each launch under the rule writes who holds a place, 35
+	// bytes for each.
+	maxMaxActive = 1000
+	minPerSecond = 0.001 // a launch in 17 minutes
+	maxPerSecond = 10_000
 )
 
 // Policy is what the operator allows to each service, and what every one of its
@@ -67,8 +73,30 @@ type Rules struct {
 	// LaunchDeadline is how long a request may wait for its Job; default: the
 	// launcher's own.
 	LaunchDeadline *metav1.Duration `json:"launchDeadline,omitempty"`
+	// MaxActive is how many Jobs of the service may be there at once without
+	// their end: those launched since the rule was set.
+	MaxActive *int32 `json:"maxActive,omitempty"`
+	// Rate is how fast each replica of the launcher creates the service's Jobs.
+	Rate *Rate `json:"rate,omitempty"`
+	// StartDeadlines are how long a Job may be without anything running;
+	// default: the watcher's own.
+	StartDeadlines *StartDeadlines `json:"startDeadlines,omitempty"`
 	// JobTemplate is what the message is laid on.
 	JobTemplate *JobTemplate `json:"jobTemplate,omitempty"`
+}
+
+// Rate is a token bucket.
+type Rate struct {
+	PerSecond float64 `json:"perSecond"`       // 0.001 to 10,000
+	Burst     int     `json:"burst,omitempty"` // that may go at once; default 1
+}
+
+// StartDeadlines are the watcher's flags of these names, for one service; what
+// is not set is the watcher's own.
+type StartDeadlines struct {
+	Start       *metav1.Duration `json:"start,omitempty"`
+	ImagePull   *metav1.Duration `json:"imagePull,omitempty"`
+	Unstartable *metav1.Duration `json:"unstartable,omitempty"`
 }
 
 // MaxResources are Kubernetes quantities; empty: no bound.
@@ -168,8 +196,25 @@ func (r Rules) check(path string) (wrong []error) {
 	number("maxTTLSecondsAfterFinished", r.MaxTTLSeconds, minTTLSeconds)
 	number("maxActiveDeadlineSeconds", r.MaxActiveDeadlineSeconds, 1)
 	number("maxBackoffLimit", r.MaxBackoffLimit, 0)
-	if r.LaunchDeadline != nil && (r.LaunchDeadline.Duration <= 0 || r.LaunchDeadline.Duration > maxLaunchWait) {
-		bad("launchDeadline", "must be more than 0 and at most %s", maxLaunchWait)
+	wait := func(field string, d *metav1.Duration, most time.Duration) {
+		if d != nil && (d.Duration <= 0 || d.Duration > most) {
+			bad(field, "must be more than 0 and at most %s", most)
+		}
+	}
+	wait("launchDeadline", r.LaunchDeadline, maxLaunchWait)
+	if d := r.StartDeadlines; d != nil {
+		wait("startDeadlines.start", d.Start, maxStartWait)
+		wait("startDeadlines.imagePull", d.ImagePull, maxStartWait)
+		wait("startDeadlines.unstartable", d.Unstartable, maxStartWait)
+	}
+	if r.MaxActive != nil && (*r.MaxActive < 1 || *r.MaxActive > maxMaxActive) {
+		bad("maxActive", "must be 1 to %d", maxMaxActive)
+	}
+	if r.Rate != nil && !(r.Rate.PerSecond >= minPerSecond && r.Rate.PerSecond <= maxPerSecond) { // so that NaN is none
+		bad("rate.perSecond", "must be %g to %d", minPerSecond, maxPerSecond)
+	}
+	if r.Rate != nil && (r.Rate.Burst < 0 || r.Rate.Burst > maxPerSecond) {
+		bad("rate.burst", "must be 0 to %d", maxPerSecond)
 	}
 	if r.JobTemplate != nil {
 		for _, problem := range r.JobTemplate.check() {
@@ -244,6 +289,9 @@ func (p *Policy) Rules(service string) Rules {
 	r.MaxBackoffLimit = or(r.MaxBackoffLimit, d.MaxBackoffLimit)
 	r.WebhookHosts = or(r.WebhookHosts, d.WebhookHosts)
 	r.LaunchDeadline = or(r.LaunchDeadline, d.LaunchDeadline)
+	r.MaxActive = or(r.MaxActive, d.MaxActive)
+	r.Rate = or(r.Rate, d.Rate)
+	r.StartDeadlines = or(r.StartDeadlines, d.StartDeadlines)
 	r.JobTemplate = or(r.JobTemplate, d.JobTemplate)
 	return r
 }

@@ -25,6 +25,9 @@ services:
     maxTTLSecondsAfterFinished: 600
     maxActiveDeadlineSeconds: 3600
     maxBackoffLimit: 1
+    maxActive: 3
+    rate: {perSecond: 0.5, burst: 2}
+    startDeadlines: {start: 10m}
     webhookHosts: [hooks.example.com, "*.example.org"]
     jobTemplate:
       metadata: {labels: {team: a}}
@@ -157,6 +160,9 @@ services:
     maxResources: {cpu: lots}
     maxTTLSecondsAfterFinished: 1
     maxBackoffLimit: -1
+    maxActive: 0
+    rate: {perSecond: 0, burst: -1}
+    startDeadlines: {start: 48h, imagePull: 0s, unstartable: -1s}
     jobTemplate:
       metadata: {labels: {app: x}, annotations: {jobrelay.dev/id: x}}
       spec: {template: {spec: {restartPolicy: Always, serviceAccountName: x, activeDeadlineSeconds: 1, containers: [{image: x}, {}], volumes: [{name: persistent-storage}]}}}
@@ -168,6 +174,8 @@ services:
 		"default.namespaces[0]", "default.maxActiveDeadlineSeconds", "default.launchDeadline", "services.not a label!",
 		"services.s.images[0]", "services.s.serviceAccounts[0]", "services.s.webhookHosts[0]", "services.s.nodeSelectors",
 		"services.s.maxResources.cpu", "services.s.maxTTLSecondsAfterFinished", "services.s.maxBackoffLimit",
+		"services.s.maxActive must be 1 to 1000", "services.s.rate.perSecond must be 0.001 to 10000", "services.s.rate.burst",
+		"services.s.startDeadlines.start", "services.s.startDeadlines.imagePull", "services.s.startDeadlines.unstartable",
 		"metadata.labels: app", "metadata.annotations: jobrelay.dev/id", "restartPolicy", "serviceAccountName", "activeDeadlineSeconds",
 		"one container", "containers[0]", "volumes",
 	} {

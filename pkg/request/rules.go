@@ -37,6 +37,12 @@ func identifier(s string) (code, message string) {
 	return "", ""
 }
 
+// IsService reports whether a message's service may be s.
+func IsService(s string) bool {
+	code, _ := service(s)
+	return code == ""
+}
+
 func service(s string) (code, message string) {
 	if s == "" {
 		return CodeInvalid, "must not be empty"

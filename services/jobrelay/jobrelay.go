@@ -43,6 +43,10 @@ type cli struct {
 
 	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
+	Pause  pauseCommand  `cmd:"" help:"Keep a service's requests from becoming Jobs, until it is resumed."`
+	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
+	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
+
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,8 +31,17 @@ const (
 	decisionAge = 10 * time.Second
 	// callTimeout bounds one call to the API server.
 	callTimeout = 30 * time.Second
-	minRetry    = time.Second
-	maxRetry    = time.Minute
+	// A parked launch wakes up after a second, then after twice as long each
+	// time, up to maxRetry: what it waits for is seen to be over within 5 s. That
+	// is cheap however many wait: wakeRate bounds them.
+	minRetry = time.Second
+	maxRetry = 4 * time.Second
+	// maxRetryAfter bounds the wait that the API server may ask for.
+	maxRetryAfter = time.Minute
+	// lateness is how long after its deadline a parked launch is tried once more,
+	// so that its end has a cause; what is woken even later was nobody's for that
+	// long.
+	lateness = 2 * time.Minute
 )
 
 // launcher creates the Job of each request, once.
@@ -43,13 +53,19 @@ type launcher struct {
 	installation string
 	deadline     time.Duration // from acceptance, where the policy says no other
 	policy       func() *request.Policy
+	rate         *rate.Limiter // of all launches of this replica
+	services     *services
 	metrics      *metrics
 }
 
 // wakeup is the payload of a parked launch.
 type wakeup struct {
 	Key   string `json:"key"`
-	Tries int    `json:"tries"`
+	Tries int    `json:"tries"` // wake-ups before this one
+	// Sent says that a create may have been sent: its Job may exist.
+	Sent bool `json:"sent,omitempty"`
+	// Paced says that this is its turn in the rates.
+	Paced bool `json:"paced,omitempty"`
 }
 
 // requested handles a message of REQUESTS.
@@ -58,7 +74,7 @@ func (l *launcher) requested(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return broker.Permanent(err)
 	}
-	return l.launch(ctx, e, 0, m.Delivered > 1)
+	return l.launch(ctx, e, wakeup{Key: e.LogKey, Sent: m.Delivered > 1})
 }
 
 // woken handles a launch that was parked.
@@ -74,12 +90,12 @@ func (l *launcher) woken(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return err
 	}
-	return l.launch(ctx, e, w.Tries, true)
+	w.Sent = w.Sent || m.Delivered > 1
+	return l.launch(ctx, e, w)
 }
 
-// launch brings one request to where its log has an event. again says that it
-// may have been tried before: its Job may exist.
-func (l *launcher) launch(ctx context.Context, e event.Event, tries int, again bool) error {
+// launch brings one request to where its log has an event.
+func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 	r, ok := e.Data.(*jobsv1.JobRequested)
 	if !ok {
 		return broker.Permanent(fmt.Errorf("%s is no request", e.Type))
@@ -94,25 +110,29 @@ func (l *launcher) launch(ctx context.Context, e event.Event, tries int, again b
 		return nil
 	}
 	var job *batchv1.Job
-	if again {
+	if w.Sent {
 		if job, err = l.find(ctx, r); err != nil {
-			return l.failed(ctx, e, r, tail, tries, fmt.Errorf("%w: %w", errLook, err))
+			return l.failed(ctx, e, r, tail, w, fmt.Errorf("%w: %w", errLook, err))
 		}
 	}
 	adopted := job != nil
 	if job == nil {
-		if l.expired(r) && (tries == 0 || l.late(r)) {
+		if left := l.remaining(r); left < 0 && w.Tries == 0 || left < -lateness {
 			return l.exception(ctx, e, r, tail, jobstatus.LaunchExpired, "the launch deadline of "+l.deadlineOf(r).String()+" passed before its Job could be tried; send it again under another id")
 		}
 		// Ingest allowed it; the policy may have changed while it waited.
 		if denied := l.policy().Check(r); len(denied) > 0 {
 			return l.exception(ctx, e, r, tail, jobstatus.PolicyDenied, "The policy changed after the request was accepted: "+request.Sentence(denied))
 		}
-		if l.now().Sub(read) > decisionAge {
-			return l.failed(ctx, e, r, tail, tries, errStale)
+		if err := l.hold(ctx, e.LogKey, r, w.Paced); err != nil {
+			return l.failed(ctx, e, r, tail, w, err)
 		}
+		if l.now().Sub(read) > decisionAge {
+			return l.failed(ctx, e, r, tail, w, errStale)
+		}
+		w.Sent = true
 		if job, adopted, err = l.create(ctx, r); err != nil {
-			return l.failed(ctx, e, r, tail, tries, err)
+			return l.failed(ctx, e, r, tail, w, err)
 		}
 	}
 	return l.started(ctx, e, r, tail, job, adopted)
@@ -124,6 +144,7 @@ var (
 	errLook      = errors.New("the Job that may be there cannot be looked at") // says nothing about the create
 	errStale     = fmt.Errorf("the log was read more than %s ago", decisionAge)
 	errBuild     = errors.New("the Job cannot be built")
+	errLog       = errors.New("what the launch depends on cannot be read") // NATS
 )
 
 // create sends the Job under its short name, or under its long one where
@@ -218,22 +239,40 @@ func about(e event.Event, uid string) bool {
 
 // failed parks the launch where another try may help, and ends the request
 // with an exception where none will, or where its time is up.
-func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobRequested, tail broker.Tail, tries int, cause error) error {
-	v := l.verdict(cause)
-	if v.Retry && !l.expired(r) {
-		payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: tries + 1})
-		if err != nil {
+func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobRequested, tail broker.Tail, w wakeup, cause error) error {
+	v, wait, known := l.verdict(cause, r)
+	if !known {
+		return cause // of the log, not of the launch: it is delivered again
+	}
+	left := l.remaining(r)
+	if !v.Retry || left < 0 {
+		return l.exception(ctx, e, r, tail, v.Code, v.Message)
+	}
+	if v.Code == jobstatus.QuotaExceeded && l.policy().Rules(r.GetService()).MaxActive != nil {
+		// Its place is for a Job that another namespace has room for.
+		if err := l.release(ctx, r.GetService(), e.LogKey); err != nil {
 			return err
 		}
-		l.metrics.launches.WithLabelValues("parked").Inc()
-		if tries == 0 {
-			l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
-				Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
-		}
-		return broker.RetryAfter(max(retryWait(tries), min(v.RetryAfter, maxRetry)),
-			broker.Wakeup{Purpose: broker.PurposeLaunch, Token: e.LogKey, Payload: payload}, cause)
 	}
-	return l.exception(ctx, e, r, tail, v.Code, v.Message)
+	var turn *paceError
+	paced := errors.As(cause, &turn)
+	if !paced {
+		wakes := l.services.get(r.GetService()).wakes.ReserveN(l.now(), 1)
+		wait = max(wait, retryWait(w.Tries), min(v.RetryAfter, maxRetryAfter), wakes.DelayFrom(l.now()))
+	}
+	if wait > left { // it ends then, with this cause
+		wait, paced = left, false
+	}
+	payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: w.Tries + 1, Sent: w.Sent, Paced: paced})
+	if err != nil {
+		return err
+	}
+	l.metrics.launches.WithLabelValues("parked").Inc()
+	if w.Tries == 0 {
+		l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
+			Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
+	}
+	return broker.RetryAfter(wait, broker.Wakeup{Purpose: broker.PurposeLaunch, Token: e.LogKey, Payload: payload}, cause)
 }
 
 // deadlineOf is how long the request may wait, from its acceptance.
@@ -244,13 +283,9 @@ func (l *launcher) deadlineOf(r *jobsv1.JobRequested) time.Duration {
 	return l.deadline
 }
 
-func (l *launcher) expired(r *jobsv1.JobRequested) bool {
-	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadlineOf(r)))
-}
-
-// late is past the deadline by more than a parked launch wakes up after it.
-func (l *launcher) late(r *jobsv1.JobRequested) bool {
-	return l.now().After(r.GetAcceptedAt().AsTime().Add(l.deadlineOf(r) + 2*maxRetry))
+// remaining is how long the request may still wait; below 0: its time is up.
+func (l *launcher) remaining(r *jobsv1.JobRequested) time.Duration {
+	return r.GetAcceptedAt().AsTime().Add(l.deadlineOf(r)).Sub(l.now())
 }
 
 // exception ends a request that gets no Job.
@@ -271,16 +306,31 @@ func (l *launcher) exception(ctx context.Context, e event.Event, r *jobsv1.JobRe
 	return nil
 }
 
-func (l *launcher) verdict(cause error) cluster.Verdict {
-	switch {
-	case errors.Is(cause, errLook), errors.Is(cause, errStale):
-		return cluster.Verdict{Retry: true, Code: jobstatus.LaunchUnavailable, Message: "The API server was not available until the launch deadline."}
-	case errors.Is(cause, errBuild): // what was accepted can be built
-		return cluster.Verdict{Code: jobstatus.InternalError, Message: "The accepted request could not be made into a Job; this is a defect of jobrelay."}
-	case errors.Is(cause, errNameTaken):
-		return cluster.Verdict{Code: jobstatus.NameConflict, Message: errNameTaken.Error() + "; send the request with another id or prefixName"}
+// verdict is what the cause means for the request, and how long it must wait at
+// least where the cause says so. It is not known of what is no fault of the
+// launch.
+func (l *launcher) verdict(cause error, r *jobsv1.JobRequested) (v cluster.Verdict, wait time.Duration, known bool) {
+	var turn *paceError
+	waits := func(text string) cluster.Verdict {
+		return cluster.Verdict{Retry: true, Code: jobstatus.LaunchExpired, Message: text + " until the launch deadline of " + l.deadlineOf(r).String() + "; send it again under another id."}
 	}
-	return cluster.Classify(cause)
+	switch {
+	case errors.Is(cause, errPaused):
+		return waits("The operator paused service " + r.GetService()), 0, true
+	case errors.Is(cause, errFull):
+		return waits("As many Jobs of service " + r.GetService() + " ran as its maxActive allows"), 0, true
+	case errors.As(cause, &turn):
+		return waits("More Jobs were asked for than the rate of launches allows"), turn.wait, true
+	case errors.Is(cause, errLook), errors.Is(cause, errStale), errors.Is(cause, errSwap):
+		return cluster.Verdict{Retry: true, Code: jobstatus.LaunchUnavailable, Message: "The API server was not available until the launch deadline."}, 0, true
+	case errors.Is(cause, errBuild): // what was accepted can be built
+		return cluster.Verdict{Code: jobstatus.InternalError, Message: "The accepted request could not be made into a Job; this is a defect of jobrelay."}, 0, true
+	case errors.Is(cause, errNameTaken):
+		return cluster.Verdict{Code: jobstatus.NameConflict, Message: errNameTaken.Error() + "; send the request with another id or prefixName"}, 0, true
+	case errors.Is(cause, errLog):
+		return cluster.Verdict{}, 0, false
+	}
+	return cluster.Classify(cause), 0, true
 }
 
 func (l *launcher) event(e event.Event, r *jobsv1.JobRequested, data proto.Message) (event.Event, error) {
@@ -289,7 +339,7 @@ func (l *launcher) event(e event.Event, r *jobsv1.JobRequested, data proto.Messa
 	return next, err
 }
 
-// retryWait doubles from a second to a minute, varied by a fifth.
+// retryWait doubles from minRetry to maxRetry, varied by a fifth.
 func retryWait(tries int) time.Duration {
 	d := minRetry << min(tries, 6)
 	return time.Duration(float64(min(d, maxRetry)) * (0.8 + 0.4*rand.Float64()))

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -26,7 +27,8 @@ type Config struct {
 	Kubeconfig     string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
 	Namespace      string        `name:"launch-namespace" placeholder:"NAME" help:"The one namespace that Jobs may be created in, as /readyz checks the permission; default: all."`
 	LaunchDeadline time.Duration `name:"launch-deadline" default:"6h" help:"How long after its acceptance a request may wait for its Job to be created (at most 288h)."`
-	InFlight       int           `name:"launch-in-flight" default:"32" help:"Jobs being created at once (1 to 1000)."`
+	InFlight       int           `name:"launch-in-flight" default:"32" help:"Jobs being created at once (1 to 1000); fewer for as long as the API server answers 429."`
+	Rate           float64       `name:"launch-rate" default:"0" help:"Jobs that this replica creates in a second, at most; 0: as many as the API server takes."`
 }
 
 // maxWait is the longest launch wait: with start and run together it must end
@@ -41,7 +43,19 @@ func (c *Config) Validate() error {
 	if c.InFlight < 1 || c.InFlight > 1000 {
 		return errors.New("--launch-in-flight takes 1 to 1000")
 	}
+	if c.Rate < 0 || c.Rate > 100_000 {
+		return errors.New("--launch-rate takes 0 to 100000")
+	}
 	return c.Replica.Validate()
+}
+
+// limiter is the rate of all launches of this replica. A second's worth may go
+// at once.
+func (c *Config) limiter() *rate.Limiter {
+	if c.Rate == 0 {
+		return rate.NewLimiter(rate.Inf, 1)
+	}
+	return rate.NewLimiter(rate.Limit(c.Rate), max(1, int(c.Rate)))
 }
 
 // Main is the command launcher; it returns the exit code.
@@ -64,7 +78,8 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer r.Stop()
-	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version())
+	limit := cluster.NewLimit(cfg.InFlight)
+	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version(), limit.Wrap)
 	if err != nil {
 		return err
 	}
@@ -75,7 +90,8 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	r.AddState("policy", policy.State)
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
-		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, metrics: newMetrics(r.Registry()),
+		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get,
+		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit),
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -89,6 +105,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	options := broker.ConsumeOptions{InFlight: cfg.InFlight}
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherRequests, options, l.requested) })
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherWakeups, options, l.woken) })
+	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherEnds, options, l.ended) })
 	return group.Wait()
 }
 
@@ -96,10 +113,12 @@ type metrics struct {
 	launches *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer, limit *cluster.Limit) *metrics {
 	m := &metrics{launches: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "jobrelay_launcher_launches_total", Help: "Requests by what became of them: created, adopted, known, parked, exception, surplus.",
 	}, []string{"outcome"})}
-	reg.MustRegister(m.launches)
+	reg.MustRegister(m.launches, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "jobrelay_launcher_in_flight_limit", Help: "Calls to the API server that may be in flight: --launch-in-flight, fewer after a 429.",
+	}, limit.Bound))
 	return m
 }

@@ -60,7 +60,8 @@ func newBench(t *testing.T) *bench {
 	return &bench{
 		launcher: &launcher{
 			broker: b, jobs: client.BatchV1(), log: zerolog.New(zerolog.NewTestWriter(t)), now: time.Now,
-			installation: "test", deadline: time.Hour, policy: func() *request.Policy { return nil }, metrics: newMetrics(prometheus.NewRegistry()),
+			installation: "test", deadline: time.Hour, policy: func() *request.Policy { return nil },
+			rate: (&Config{}).limiter(), services: newServices(), metrics: newMetrics(prometheus.NewRegistry(), cluster.NewLimit(32)),
 		},
 		t: t, client: client, namespace: shared.Namespace(t),
 	}
@@ -87,6 +88,36 @@ func (b *bench) request(id string, change func(*jobsv1.JobRequested)) event.Even
 		b.t.Fatal(err)
 	}
 	return e
+}
+
+// setPolicy puts a policy in force.
+func (b *bench) setPolicy(text string) {
+	b.t.Helper()
+	p, err := request.ParsePolicy([]byte(text))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.policy = func() *request.Policy { return p }
+}
+
+// run consumes as the service does; it returns what ends it.
+func (b *bench) run() (stop func()) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	var all sync.WaitGroup
+	consume := func(c broker.Consumer, h broker.Handler) {
+		all.Go(func() {
+			if err := b.broker.Consume(ctx, c, broker.ConsumeOptions{}, h); err != nil {
+				b.t.Error(err)
+			}
+		})
+	}
+	consume(broker.LauncherRequests, b.requested)
+	consume(broker.LauncherWakeups, b.woken)
+	consume(broker.LauncherEnds, b.ended)
+	return func() {
+		cancel()
+		all.Wait()
+	}
 }
 
 // tail is the last event of a request's log.
@@ -117,7 +148,7 @@ func TestARequestBecomesOneJob(t *testing.T) {
 	const id = "31a89a91-43d8-4786-a195-9b25cec28a44"
 	e := b.request(id, nil)
 	for range 3 { // redelivered, and known
-		if err := b.launch(t.Context(), e, 0, false); err != nil {
+		if err := b.launch(t.Context(), e, wakeup{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -148,7 +179,7 @@ func TestKilledBetweenCreateAndAppend(t *testing.T) {
 		if err != nil || adopted {
 			t.Fatal(adopted, err)
 		}
-		if err := b.launch(t.Context(), e, 0, again); err != nil {
+		if err := b.launch(t.Context(), e, wakeup{Sent: again}); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.tail(id); jobstatus.JobID(got.Data) != made.UID {
@@ -169,7 +200,7 @@ func TestTwoReplicasAtOnce(t *testing.T) {
 		var replicas sync.WaitGroup
 		for range 4 {
 			replicas.Go(func() {
-				if err := b.launch(t.Context(), e, 0, false); err != nil {
+				if err := b.launch(t.Context(), e, wakeup{}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -200,7 +231,7 @@ func TestNamesOfOtherIDs(t *testing.T) {
 		}
 	}
 	take(kubejob.Name("bb", "mine"))
-	if err := b.launch(t.Context(), e, 0, false); err != nil {
+	if err := b.launch(t.Context(), e, wakeup{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.tail("mine").Data.(*jobsv1.JobStarted); got.GetJobName() != kubejob.LongName("bb", "mine") {
@@ -210,7 +241,7 @@ func TestNamesOfOtherIDs(t *testing.T) {
 	r = third.Data.(*jobsv1.JobRequested)
 	take(kubejob.Name("bb", "third"))
 	take(kubejob.LongName("bb", "third"))
-	if err := b.launch(t.Context(), third, 0, false); err != nil {
+	if err := b.launch(t.Context(), third, wakeup{}); err != nil {
 		t.Fatal(err)
 	}
 	b.exceptionIs("third", jobstatus.NameConflict)
@@ -234,7 +265,7 @@ func TestWhatIsRefusedEnds(t *testing.T) {
 		"bad":     {func(r *jobsv1.JobRequested) { r.Job.ActiveDeadlineSeconds = -1 }, jobstatus.JobSpecInvalid},
 		"late":    {func(r *jobsv1.JobRequested) { r.AcceptedAt = timestamppb.New(time.Now().Add(-2 * time.Hour)) }, jobstatus.LaunchExpired},
 	} {
-		if err := b.launch(t.Context(), b.request(id, c.change), 0, false); err != nil {
+		if err := b.launch(t.Context(), b.request(id, c.change), wakeup{}); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
 		b.exceptionIs(id, c.code)
@@ -260,17 +291,7 @@ func TestQuotaIsWaitedFor(t *testing.T) {
 		q, err := quotas.Get(t.Context(), "none", metav1.GetOptions{})
 		return err == nil && len(q.Status.Hard) > 0
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	var consumers sync.WaitGroup
-	for c, h := range map[broker.Consumer]broker.Handler{broker.LauncherRequests: b.requested, broker.LauncherWakeups: b.woken} {
-		consumers.Go(func() {
-			if err := b.broker.Consume(ctx, c, broker.ConsumeOptions{}, h); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	defer consumers.Wait()
-	defer cancel()
+	defer b.run()()
 	b.request("patient", nil)
 	b.request("out of time", func(r *jobsv1.JobRequested) {
 		r.AcceptedAt = timestamppb.New(time.Now().Add(500*time.Millisecond - b.deadline))
@@ -319,7 +340,7 @@ func TestADecisionThatIsTooOldIsTakenAgain(t *testing.T) {
 	clock := time.Now()
 	b.now = func() time.Time { clock = clock.Add(decisionAge); return clock }
 	b.deadline = 100 * time.Hour
-	if err := b.launch(t.Context(), e, 0, false); !errors.Is(err, errStale) {
+	if err := b.launch(t.Context(), e, wakeup{}); !errors.Is(err, errStale) {
 		t.Errorf("got %v", err)
 	}
 	if names := b.jobNames(); len(names) != 0 {
@@ -346,21 +367,15 @@ func TestClassOfARetry(t *testing.T) {
 // which the API server takes.
 func TestPolicyOfTheLauncher(t *testing.T) {
 	b := newBench(t)
-	set := func(text string) {
-		p, err := request.ParsePolicy([]byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.policy = func() *request.Policy { return p }
-	}
+	set := b.setPolicy
 	set("services: {example: {images: [alpine]}}")
-	if err := b.launch(t.Context(), b.request("denied", nil), 0, false); err != nil {
+	if err := b.launch(t.Context(), b.request("denied", nil), wakeup{}); err != nil {
 		t.Fatal(err)
 	}
 	b.exceptionIs("denied", jobstatus.PolicyDenied)
 	set("services: {example: {launchDeadline: 1m}}")
 	late := b.request("late", func(r *jobsv1.JobRequested) { r.AcceptedAt = timestamppb.New(time.Now().Add(-2 * time.Minute)) })
-	if err := b.launch(t.Context(), late, 0, false); err != nil {
+	if err := b.launch(t.Context(), late, wakeup{}); err != nil {
 		t.Fatal(err)
 	}
 	b.exceptionIs("late", jobstatus.LaunchExpired)
@@ -368,7 +383,7 @@ func TestPolicyOfTheLauncher(t *testing.T) {
 		imagePullSecrets: [{name: s}], securityContext: {runAsUser: 7}, volumes: [{name: tmp, emptyDir: {}}],
 		containers: [{env: [{name: A, value: template}], volumeMounts: [{name: tmp, mountPath: /tmp}], securityContext: {readOnlyRootFilesystem: true}}]}}}}}`)
 	e := b.request("laid", func(r *jobsv1.JobRequested) { r.Job.Env = []*jobsv1.EnvVar{{Name: "A", Value: "message"}} })
-	if err := b.launch(t.Context(), e, 0, false); err != nil {
+	if err := b.launch(t.Context(), e, wakeup{}); err != nil {
 		t.Fatal(err)
 	}
 	job, err := b.client.BatchV1().Jobs(b.namespace).Get(t.Context(), kubejob.Name("bb", "laid"), metav1.GetOptions{})

@@ -81,13 +81,15 @@ func (b *bench) replica(change func(*notifier)) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	for c, h := range map[broker.Consumer]broker.Handler{broker.NotifierEvents: n.appended, broker.NotifierWakeups: n.woken} {
+	consume := func(c broker.Consumer, h broker.Handler) {
 		running.Go(func() {
 			if err := conn.Consume(ctx, c, broker.ConsumeOptions{}, h); err != nil {
 				b.t.Error(err)
 			}
 		})
 	}
+	consume(broker.NotifierEvents, n.appended)
+	consume(broker.NotifierWakeups, n.woken)
 	var once sync.Once
 	stop = func() { once.Do(func() { cancel(); running.Wait(); client.Close() }) }
 	b.t.Cleanup(stop)

@@ -26,7 +26,8 @@ import (
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Replica replica.Config `embed:""`
+	Replica replica.Config       `embed:""`
+	Policy  replica.PolicyConfig `embed:""`
 
 	Kubeconfig          string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
 	Namespace           string        `name:"watch-namespace" placeholder:"NAME" help:"The one namespace to watch; default: all."`
@@ -71,6 +72,10 @@ func Main() int {
 
 // Run watches until ctx ends.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	policy, err := cfg.Policy.Open(log)
+	if err != nil {
+		return err
+	}
 	r, err := replica.Start(ctx, "watcher", cfg.Replica, log)
 	if err != nil {
 		return err
@@ -86,16 +91,18 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	deadlines := jobstatus.DefaultDeadlines()
 	deadlines.Start, deadlines.ImagePull, deadlines.Unstartable = cfg.StartDeadline, cfg.ImagePullDeadline, cfg.UnstartableDeadline
 	w := New(r.Broker, client, Options{
-		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: deadlines,
+		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: deadlines, Policy: policy.Get,
 		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration},
 	}, log, r.Registry())
 	access := cluster.NewAccess(client, log, cfg.permissions()...)
 	r.Add("kubernetes", access.Ready)
 	r.Add("watches", w.Ready)
 	r.AddState("leader", w.Leader)
+	r.AddState("policy", policy.State)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go access.Watch(watching)
+	go policy.Watch(watching)
 	if ctx, err = r.Connect(ctx); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -61,11 +62,29 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if !s.ours {
 		return time.Time{}, w.orphan(ctx, o, job, s)
 	}
-	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.options.Deadlines)
+	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.request.GetService()))
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
 	}
 	return d.LookAt, w.act(ctx, job, s, d)
+}
+
+// deadlines are those of a service: the policy's where it has some.
+func (w *Watcher) deadlines(service string) jobstatus.Deadlines {
+	d := w.options.Deadlines
+	p := w.options.Policy().Rules(service).StartDeadlines
+	if p == nil {
+		return d
+	}
+	set := func(own *time.Duration, policy *metav1.Duration) {
+		if policy != nil {
+			*own = policy.Duration
+		}
+	}
+	set(&d.Start, p.Start)
+	set(&d.ImagePull, p.ImagePull)
+	set(&d.Unstartable, p.Unstartable)
+	return d
 }
 
 func (w *Watcher) podsOf(job *batchv1.Job) ([]*corev1.Pod, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/request"
 )
 
 // Log is what the watcher needs of the job's logs; *broker.Broker is one. Its
@@ -41,9 +42,12 @@ type Options struct {
 	Namespace    string              // empty: all
 	Workers      int                 // Jobs looked at at once; default 16
 	Deadlines    jobstatus.Deadlines // zero: jobstatus.DefaultDeadlines
-	Lease        Lease               // where to stand for election
-	Resync       time.Duration       // between two looks at a Job that does not change; default 10 minutes
-	Now          func() time.Time    // default time.Now
+	// Policy may set the start deadlines of a service; default: none. A change
+	// holds from the next look at a Job, so at the latest after Resync.
+	Policy func() *request.Policy
+	Lease  Lease            // where to stand for election
+	Resync time.Duration    // between two looks at a Job that does not change; default 10 minutes
+	Now    func() time.Time // default time.Now
 }
 
 // Waits between two tries for a Job whose look failed: doubled from the least
@@ -80,6 +84,9 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 	}
 	if o.Deadlines == (jobstatus.Deadlines{}) {
 		o.Deadlines = jobstatus.DefaultDeadlines()
+	}
+	if o.Policy == nil {
+		o.Policy = func() *request.Policy { return nil }
 	}
 	if o.Resync == 0 {
 		o.Resync = 10 * time.Minute

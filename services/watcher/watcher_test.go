@@ -3,6 +3,7 @@ package watcher_test
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
@@ -43,6 +45,7 @@ type bench struct {
 	client *fake.Clientset
 	log    *memory
 	clock  *clock
+	policy *request.Policy
 }
 
 // clock is the watcher's time.
@@ -65,7 +68,7 @@ func (c *clock) advance(d time.Duration) {
 
 // watch runs a watcher over the objects until the test ends.
 func (b *bench) watch() {
-	w := watcher.New(b.log, b.client, watcher.Options{Installation: installation, Workers: 2, Now: b.clock.Now},
+	w := watcher.New(b.log, b.client, watcher.Options{Installation: installation, Workers: 2, Now: b.clock.Now, Policy: func() *request.Policy { return b.policy }},
 		zerolog.New(zerolog.NewTestWriter(b.t)), prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -389,6 +392,32 @@ func TestStartDeadlineEndsTheJob(t *testing.T) {
 	tail, _ := b.log.Tail(t.Context(), "svc", event.Key("id-1"))
 	if d, ok := tail.Last.Data.(*jobsv1.JobException); !ok || d.GetError().GetErrorCode() != string(jobstatus.ImagePullFailed) {
 		t.Errorf("got %v", tail.Last.Data)
+	}
+}
+
+// TestStartDeadlineOfTheService: the policy's deadline of a service holds for it,
+// and for no other.
+func TestStartDeadlineOfTheService(t *testing.T) {
+	for service, waits := range map[string]time.Duration{"svc": 40 * time.Second, "other": jobstatus.DefaultDeadlines().Start} {
+		t.Run("the policy of "+service, func(t *testing.T) {
+			p, err := request.ParsePolicy([]byte("services: {" + service + ": {startDeadlines: {start: 40s}}}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := newBench(t)
+			b.policy = p
+			b.client.PrependReactor("delete", "jobs", b.deleteInForeground)
+			pod := b.pod(b.launched(b.accepted()), corev1.PodPending, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}})
+			b.create(pod)
+			b.watch()
+			b.awaitLog("started")
+			b.clock.advance(waits)
+			b.update(pod, corev1.PodPending, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}})
+			b.await("deletion", func() bool { return b.get().DeletionTimestamp != nil })
+			if reason := b.get().Annotations[kubejob.AnnotationStopReason]; !strings.Contains(reason, "Nothing ran for "+waits.String()) {
+				t.Error(reason)
+			}
+		})
 	}
 }
 
