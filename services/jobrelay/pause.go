@@ -29,7 +29,7 @@ type serviceArgument struct {
 // Validate says what is wrong with the argument; kong calls it.
 func (s *serviceArgument) Validate() error {
 	if !request.IsService(s.Service) {
-		return errors.New("the SERVICE takes what a message's service may be: up to 63 letters, digits, -, _ and .")
+		return errors.New("the SERVICE takes what a message's service may be: up to 63 letters, digits, dashes, dots and underscores")
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if !s.ours {
 		return time.Time{}, w.orphan(ctx, o, job, s)
 	}
-	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.request.GetService()))
+	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
 	}
