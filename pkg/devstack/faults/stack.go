@@ -29,13 +29,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
 )
 
@@ -62,6 +62,14 @@ func Roles() []Role { return append([]Role{NATS, SQS, Kubernetes}, Services()...
 // BinariesEnv names the environment variable with the folder of the binaries;
 // without it, bin/ of the module root at or above the working directory.
 const BinariesEnv = "JOBRELAY_BIN_DIR"
+
+// Process is one process of a Stack, role-number by name.
+type Process struct {
+	*child.Process
+
+	Role  Role
+	ready func() error
+}
 
 // Config of a Stack.
 type Config struct {
@@ -92,8 +100,10 @@ type Stack struct {
 	observed  chan struct{}
 }
 
-// readyMost bounds a start until all is ready.
-const readyMost = 2 * time.Minute
+const (
+	readyMost = 2 * time.Minute  // a start until all is ready
+	stopMost  = 30 * time.Second // the end of the webhook receiver
+)
 
 // Start starts everything and waits until it is ready. When ctx ends first, or
 // a binary is missing, nothing is left.
@@ -135,7 +145,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return err
 	}
-	ports, err := freePorts(4)
+	ports, err := child.FreePorts(4)
 	if err != nil {
 		return err
 	}
@@ -145,7 +155,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.addParts(ports); err != nil {
 		return err
 	}
-	s.env = append(cleanEnvironment(),
+	s.env = append(child.CleanEnvironment(),
 		"JOBRELAY_NATS_URL="+s.NATSURL, "JOBRELAY_SQS_QUEUE_URL="+s.QueueURL, "JOBRELAY_WEBHOOK_ALLOW=127.0.0.0/8",
 		"JOBRELAY_LOG_FORMAT=json", "AWS_ENDPOINT_URL_SQS="+s.SQSEndpoint, "AWS_REGION="+region,
 		"AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x", "KUBECONFIG="+s.Kubeconfig)
@@ -198,40 +208,20 @@ func (s *Stack) addParts(ports []int) error {
 	s.add(SQS, 1, "jobrelay", []string{"sqs", "--listen", address(2), "--dir", filepath.Join(s.cfg.Dir, "sqs"), "--queue", queueName}, nil,
 		answers(s.SQSEndpoint+"/healthz"))
 	p := s.add(Kubernetes, 1, "kubernetes", []string{"up", "--dir", kube, "--port", strconv.Itoa(ports[3])}, nil, s.kubernetesReady)
-	p.life = true
+	p.Life = true
 	return nil
 }
 
 func (s *Stack) add(role Role, n int, binary string, args, env []string, ready func() error) *Process {
 	name := fmt.Sprintf("%s-%d", role, n)
-	p := &Process{
-		Name: name, Role: role, binary: filepath.Join(s.cfg.Binaries, binary), args: args, env: append(cleanEnvironment(), env...),
-		log: filepath.Join(s.cfg.Dir, name+".log"), ready: ready,
-	}
+	p := &Process{Process: &child.Process{
+		Name: name, Binary: filepath.Join(s.cfg.Binaries, binary), Args: args, Env: append(child.CleanEnvironment(), env...),
+		Log: filepath.Join(s.cfg.Dir, name+".log"),
+	}, Role: role, ready: ready}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.processes = append(s.processes, p)
 	return p
-}
-
-// cleanEnvironment is ours without what would lead a process elsewhere.
-func cleanEnvironment() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "JOBRELAY_") || strings.HasPrefix(v, "AWS_") || strings.HasPrefix(v, "KUBE")
-	})
-}
-
-func freePorts(n int) ([]int, error) {
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()                                 // after all are chosen, so that they differ
-		out = append(out, l.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // of a TCP listener
-	}
-	return out, nil
 }
 
 var probe = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -301,7 +291,7 @@ func (s *Stack) Scale(ctx context.Context, role Role, n int) error {
 	for i := 1; i <= n; i++ {
 		p := s.Process(fmt.Sprintf("%s-%d", role, i))
 		if p == nil {
-			ports, err := freePorts(1)
+			ports, err := child.FreePorts(1)
 			if err != nil {
 				return err
 			}

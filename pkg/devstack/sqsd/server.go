@@ -55,6 +55,8 @@ type Server struct {
 	http    *http.Server
 	account *account
 	faults  *Faults
+	calls   map[string]*calls
+	metrics http.Handler
 
 	stopping context.Context // ends waiting polls and injected latency
 	stop     context.CancelFunc
@@ -97,6 +99,8 @@ func Start(cfg Config) (*Server, error) {
 		return nil, errors.Join(err, ln.Close())
 	}
 	s.closed = sync.OnceValue(s.account.store.close)
+	m := newMetrics(s.account)
+	s.calls, s.metrics = m.calls, m.handler()
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -195,6 +199,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet && r.URL.Path == healthPath {
 		return // 200
 	}
+	if r.Method == http.MethodGet && r.URL.Path == metricsPath {
+		s.metrics.ServeHTTP(w, r)
+		return
+	}
 	// The whole body is read before anything is answered: a client that is
 	// still writing when the answer comes may lose it with its connection.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
@@ -216,6 +224,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, errInvalidAction(target))
 		return
 	}
+	s.calls[name].arrive(time.Now())
+	defer func() { s.calls[name].answer(time.Now()) }()
 	v := s.faults.judge(name)
 	if !s.delay(r.Context(), v.latency) {
 		panic(http.ErrAbortHandler)

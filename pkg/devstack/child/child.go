@@ -1,29 +1,35 @@
-package faults
+// Package child runs binaries as processes that end with this one, for harnesses
+// that look at them from outside.
+package child
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
-// Process is one process of a Stack. Its methods may be called at once.
+// Process is one process, which may be started again when it has ended. Its
+// methods may be called at once. On Linux it ends with the process that started
+// it, whichever way that ends; a Ctrl-C in the terminal does not reach it.
 type Process struct {
-	Name string // role-number
-	Role Role
-
-	binary string
-	args   []string
-	env    []string
-	log    string // file, appended to by every run
-	ready  func() error
-	life   bool // takes --life-fd: ends with this process by itself
+	Name   string // in errors
+	Binary string
+	Args   []string
+	Env    []string // NAME=value, all of it
+	Log    string   // file, appended to by every run
+	Life   bool     // takes --life-fd: ends with this process by itself
 
 	mu     sync.Mutex
 	run    *run // nil before the first Start
@@ -49,15 +55,15 @@ func (p *Process) Start() error {
 	if p.running() {
 		return nil
 	}
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	r := &run{cmd: exec.Command(p.binary, p.args...), done: make(chan struct{})} //nolint:noctx // it ends by signals
-	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = p.env, out, out
+	r := &run{cmd: exec.Command(p.Binary, p.Args...), done: make(chan struct{})} //nolint:noctx // it ends by signals
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = p.Env, out, out
 	r.cmd.SysProcAttr = attributes()
-	if p.life {
+	if p.Life {
 		theirs, ours, err := os.Pipe()
 		if err != nil {
 			return err
@@ -178,7 +184,7 @@ const maxTail = 4 << 10
 
 // LastLines is the end of its log.
 func (p *Process) LastLines() string {
-	f, err := os.Open(filepath.Clean(p.log))
+	f, err := os.Open(filepath.Clean(p.Log))
 	if err != nil {
 		return err.Error()
 	}
@@ -212,4 +218,44 @@ func onStarter(start func() error) error {
 	result := make(chan error)
 	starter() <- func() { result <- start() }
 	return <-result
+}
+
+// Usage is what it has used since its start: CPU time, of all its threads, and
+// the memory that it holds now, in bytes. Only Linux tells.
+func (p *Process) Usage() (cpu time.Duration, resident int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return 0, 0, fmt.Errorf("%s does not run", p.Name)
+	}
+	proc, err := procfs.NewProc(p.run.cmd.Process.Pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	stat, err := proc.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	return time.Duration(stat.CPUTime() * float64(time.Second)), stat.ResidentMemory(), nil
+}
+
+// CleanEnvironment is ours without what would lead a process elsewhere.
+func CleanEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "JOBRELAY_") || strings.HasPrefix(v, "AWS_") || strings.HasPrefix(v, "KUBE")
+	})
+}
+
+// FreePorts are n different ports of 127.0.0.1 that nobody listens on.
+func FreePorts(n int) ([]int, error) {
+	var out []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()                                 // after all are chosen, so that they differ
+		out = append(out, l.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // of a TCP listener
+	}
+	return out, nil
 }
