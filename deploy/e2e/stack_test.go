@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,6 +179,24 @@ func (d *dev) nobodyLeft() {
 		}
 		return true
 	})
+}
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	(&dev{t: t, out: &tail{}}).eventually(what, within, ok)
+}
+
+// serve serves on a free port until the test ends.
+func serve(t *testing.T, s *http.Server) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return l.Addr().String()
 }
 
 func (d *dev) eventually(what string, within time.Duration, ok func() bool) {

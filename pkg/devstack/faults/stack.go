@@ -71,6 +71,9 @@ type Process struct {
 	ready func() error
 }
 
+// Ready is nil where it is ready, by /readyz or what it has instead.
+func (p *Process) Ready() error { return p.ready() }
+
 // Config of a Stack.
 type Config struct {
 	Dir      string                        // state and logs; required
