@@ -35,6 +35,13 @@ func under(t *testing.T, replicas map[faults.Role]int) *faults.Stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stopAfter(t, s)
+	return s
+}
+
+// stopAfter stops the stack when the test ends, and shows the ends of its logs
+// where that failed.
+func stopAfter(t *testing.T, s *faults.Stack) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, p := range s.Processes() {
@@ -45,7 +52,6 @@ func under(t *testing.T, replicas map[faults.Role]int) *faults.Stack {
 			t.Error(err)
 		}
 	})
-	return s
 }
 
 // settle waits until all has its end, and fails for each broken promise.

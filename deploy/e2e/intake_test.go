@@ -258,11 +258,7 @@ func TestPartsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	stopAfter(t, s)
 	u, err := url.Parse(s.SQSEndpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +292,7 @@ func TestPartsAway(t *testing.T) {
 		sent := make(chan faults.Sent, 1)
 		group, ctx := errgroup.WithContext(t.Context())
 		group.Go(func() error {
-			out, err := s.Send(ctx, faults.Load{Name: fmt.Sprint("part ", i), Messages: 60, Duplicates: 0.2, Over: 35 * time.Second, Seed: uint64(i)})
+			out, err := s.Send(ctx, faults.Load{Name: fmt.Sprint("part-", i), Messages: 60, Duplicates: 0.2, Over: 35 * time.Second, Seed: uint64(i)})
 			sent <- out
 			return err
 		})

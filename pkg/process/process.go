@@ -148,6 +148,19 @@ func Version() string {
 	return "dev"
 }
 
+// Outlive is a context that ends d after ctx, or with its cancel.
+func Outlive(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		_ = Sleep(out, d) // either way it ends now
+		cancel()
+	})
+	return out, func() {
+		stop()
+		cancel()
+	}
+}
+
 // Sleep waits for d; its error is ctx's, where that ended first.
 func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

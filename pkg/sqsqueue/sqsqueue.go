@@ -40,9 +40,15 @@ type Message struct {
 	// Receives is how often it was handed out, this time included.
 	Receives int
 
-	id, handle string
-	deadline   time.Time // when it becomes visible again
+	id, handle         string
+	received, deadline time.Time
 }
+
+// maxHidden is how long SQS keeps a message invisible in all, from its receive.
+const maxHidden = 12 * time.Hour
+
+// Deadline is when the message becomes visible to others, unless it is extended.
+func (m *Message) Deadline() time.Time { return m.deadline }
 
 // Queue is one SQS queue.
 type Queue struct {
@@ -65,9 +71,9 @@ type Config struct {
 // Open looks the queue up. Its error is that of the first call, or says what
 // is wrong with the address.
 func Open(ctx context.Context, cfg Config) (*Queue, error) {
-	u, err := url.Parse(cfg.QueueURL)
-	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
-		return nil, fmt.Errorf("%w: %q; one looks like https://sqs.<region>.amazonaws.com/<account>/<name>", ErrAddress, cfg.QueueURL)
+	u, err := parse(cfg.QueueURL)
+	if err != nil {
+		return nil, err
 	}
 	var options []func(*config.LoadOptions) error
 	if cfg.Region != "" {
@@ -90,8 +96,27 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 			o.BaseEndpoint = &cfg.Endpoint // wins over AWS_ENDPOINT_URL_SQS
 		}
 	})
-	q := &Queue{client: client, url: cfg.QueueURL, name: u.Path[strings.LastIndex(u.Path, "/")+1:]}
+	q := &Queue{client: client, url: cfg.QueueURL, name: nameIn(u)}
 	return q, q.refresh(ctx)
+}
+
+func parse(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+		return nil, fmt.Errorf("%w: %q; one looks like https://sqs.<region>.amazonaws.com/<account>/<name>", ErrAddress, address)
+	}
+	return u, nil
+}
+
+func nameIn(u *url.URL) string { return u.Path[strings.LastIndex(u.Path, "/")+1:] }
+
+// NameOf is the name in a queue's URL, the last part; its error is ErrAddress.
+func NameOf(address string) (string, error) {
+	u, err := parse(address)
+	if err != nil {
+		return "", err
+	}
+	return nameIn(u), nil
 }
 
 // ErrAddress is what Open's error wraps where no retry helps.
@@ -111,7 +136,7 @@ func (q *Queue) refresh(ctx context.Context) error {
 		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameVisibilityTimeout},
 	})
 	if err != nil {
-		return fmt.Errorf("queue %s: %w", q.name, err)
+		return fmt.Errorf("queue %s: %w%s", q.name, err, advice(err))
 	}
 	s, err := strconv.Atoi(out.Attributes[string(types.QueueAttributeNameVisibilityTimeout)])
 	if err != nil {
@@ -141,7 +166,7 @@ func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
 			types.MessageSystemAttributeNameMessageGroupId,
 		},
 		MessageAttributeNames: []string{"traceparent"},
-	})
+	}, func(o *sqs.Options) { o.RetryMaxAttempts = 1 }) // who polls decides when to poll again
 	if err != nil {
 		return nil, fmt.Errorf("receive from %s: %w", q.name, err)
 	}
@@ -155,7 +180,7 @@ func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
 func (q *Queue) message(m types.Message, asked time.Time) *Message {
 	out := &Message{
 		Body: []byte(aws.ToString(m.Body)), id: aws.ToString(m.MessageId), handle: aws.ToString(m.ReceiptHandle),
-		deadline: asked.Add(q.visibility),
+		received: asked, deadline: asked.Add(q.visibility),
 	}
 	if ms, err := strconv.ParseInt(m.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
 		out.SentAt = time.UnixMilli(ms)
@@ -168,9 +193,26 @@ func (q *Queue) message(m types.Message, asked time.Time) *Message {
 	return out
 }
 
-// Delete removes messages for good, up to 10 a call. It returns an error for
-// those that were not; they come again, and are known then.
-func (q *Queue) Delete(ctx context.Context, messages []*Message) error {
+// advice says what to do about an error that stays until somebody does it.
+func advice(err error) string {
+	var answer interface{ ErrorCode() string }
+	if !errors.As(err, &answer) {
+		return ""
+	}
+	switch code := answer.ErrorCode(); {
+	case strings.Contains(code, "NonExistentQueue"), strings.Contains(code, "QueueDoesNotExist"):
+		return "; is the queue's URL right?"
+	case strings.Contains(code, "AccessDenied"):
+		return "; the credentials need sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility and sqs:GetQueueAttributes of it"
+	case strings.Contains(code, "InvalidClientTokenId"), strings.Contains(code, "UnrecognizedClient"), strings.Contains(code, "SignatureDoesNotMatch"):
+		return "; are the credentials right?"
+	}
+	return ""
+}
+
+// Delete removes messages for good, up to 10 a call. It returns those that were
+// not, and why; they come again, and are known then.
+func (q *Queue) Delete(ctx context.Context, messages []*Message) (rest []*Message, err error) {
 	var wrong []error
 	for batch := range slices.Chunk(messages, maxBatch) {
 		entries := make([]types.DeleteMessageBatchRequestEntry, len(batch))
@@ -179,31 +221,47 @@ func (q *Queue) Delete(ctx context.Context, messages []*Message) error {
 		}
 		out, err := q.client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: entries})
 		if err != nil {
-			wrong = append(wrong, fmt.Errorf("delete from %s: %w", q.name, err))
+			wrong, rest = append(wrong, fmt.Errorf("delete from %s: %w", q.name, err)), append(rest, batch...)
 			continue
 		}
 		wrong = append(wrong, failed("delete from "+q.name, out.Failed)...)
+		for _, f := range out.Failed {
+			if i, err := strconv.Atoi(aws.ToString(f.Id)); err == nil && i >= 0 && i < len(batch) {
+				rest = append(rest, batch[i])
+			}
+		}
 	}
-	return errors.Join(wrong...)
+	return rest, errors.Join(wrong...)
 }
 
 // Release makes messages visible to others now.
 func (q *Queue) Release(ctx context.Context, messages []*Message) error {
-	return q.changeVisibility(ctx, messages, 0)
+	_, err := q.changeVisibility(ctx, messages, func(*Message) time.Duration { return 0 })
+	return err
 }
 
-// Extend keeps messages invisible for the queue's own timeout from now on.
+// Extend keeps messages invisible for the queue's own timeout from now on; past
+// 12 hours since its receive, SQS keeps none. Where a call fails, the deadlines
+// stay.
 func (q *Queue) Extend(ctx context.Context, messages []*Message) error {
-	return q.changeVisibility(ctx, messages, q.visibility)
+	now := time.Now()
+	wanted := func(m *Message) time.Duration {
+		return max(0, min(q.visibility, m.received.Add(maxHidden).Sub(now))).Truncate(time.Second)
+	}
+	done, err := q.changeVisibility(ctx, messages, wanted)
+	for _, m := range done {
+		m.deadline = now.Add(wanted(m))
+	}
+	return err
 }
 
-func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, d time.Duration) error {
+func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, wanted func(*Message) time.Duration) (done []*Message, err error) {
 	var wrong []error
 	for batch := range slices.Chunk(messages, maxBatch) {
 		entries := make([]types.ChangeMessageVisibilityBatchRequestEntry, len(batch))
 		for i, m := range batch {
 			entries[i] = types.ChangeMessageVisibilityBatchRequestEntry{
-				Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle, VisibilityTimeout: int32(d / time.Second), //nolint:gosec // ≤ 43,200
+				Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle, VisibilityTimeout: int32(wanted(m) / time.Second), //nolint:gosec // ≤ 43,200
 			}
 		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -214,8 +272,13 @@ func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, d tim
 			continue
 		}
 		wrong = append(wrong, failed("visibility in "+q.name, out.Failed)...)
+		for i, m := range batch {
+			if !slices.ContainsFunc(out.Failed, func(f types.BatchResultErrorEntry) bool { return aws.ToString(f.Id) == strconv.Itoa(i) }) {
+				done = append(done, m)
+			}
+		}
 	}
-	return errors.Join(wrong...)
+	return done, errors.Join(wrong...)
 }
 
 // failed names the entries that a batch call left out.

@@ -11,12 +11,9 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
-	"time"
 
-	"github.com/cenkalti/backoff/v5"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -30,9 +27,9 @@ type Config struct {
 	Replica replica.Config       `embed:""`
 	Policy  replica.PolicyConfig `embed:""`
 
-	QueueURLs       []string `name:"sqs-queue-url" sep:"," required:"" placeholder:"URL" help:"Queue to receive from, several with commas."`
+	QueueURLs       []string `name:"sqs-queue-url" sep:"," required:"" placeholder:"URL" help:"Queue to receive from, several with commas. Options may follow each: URL;receivers=8;in-flight=100;service=billing (service: the only one that its messages may have)."`
 	InFlight        int      `name:"ingest-in-flight" default:"256" help:"Messages held at once, over all queues (1 to 5000)."`
-	Receivers       int      `name:"ingest-receivers" default:"2" help:"Long polls at once for each queue (1 to 16)."`
+	Receivers       int      `name:"ingest-receivers" default:"4" help:"Long polls at once for each queue under load (1 to 16); one while it is idle."`
 	Strict          bool     `name:"strict" help:"Refuse messages with unknown fields instead of warning."`
 	MaxBackoffLimit int      `name:"max-backoff-limit" default:"6" help:"Highest job.backoffLimit that is accepted."`
 
@@ -44,11 +41,14 @@ type Config struct {
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *Config) Validate() error {
-	if c.InFlight < 1 || c.InFlight > 5000 {
-		return errors.New("--ingest-in-flight takes 1 to 5000")
+	if c.InFlight < 1 || c.InFlight > maxInFlight {
+		return fmt.Errorf("--ingest-in-flight takes 1 to %d", maxInFlight)
 	}
-	if c.Receivers < 1 || c.Receivers > 16 {
-		return errors.New("--ingest-receivers takes 1 to 16")
+	if c.Receivers < 1 || c.Receivers > maxReceivers {
+		return fmt.Errorf("--ingest-receivers takes 1 to %d", maxReceivers)
+	}
+	if _, err := c.queues(); err != nil {
+		return err
 	}
 	return c.Replica.Validate()
 }
@@ -77,71 +77,33 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go policy.Watch(watching)
-	var opened atomic.Bool
-	r.Add("sqs", func() error {
-		if !opened.Load() {
-			return errors.New("waiting for SQS")
-		}
-		return nil
-	})
 	in := &intake{
 		broker: r.Broker, log: log, installation: cfg.Replica.Installation,
 		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()),
 		policy: policy.Get, parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
-	if ctx, err = r.Connect(ctx); err != nil {
-		return err
-	}
-	queues, err := openQueues(ctx, cfg, log)
+	queues, err := cfg.queues()
 	if err != nil {
 		return err
 	}
-	slots := make(chan struct{}, cfg.InFlight)
-	var group sync.WaitGroup
+	var receivers []*receiver
+	held, broken := semaphore.NewWeighted(maxBytes), &gate{}
 	for _, q := range queues {
-		receiver := newReceiver(q, in, slots, cfg.Receivers, log)
-		r.AddState("queue "+q.Name(), receiver.ready)
+		receiver := newReceiver(q, in, broken, held, sqsqueue.Config{Endpoint: cfg.Endpoint, Region: cfg.Region}, log)
+		r.AddState("queue "+q.name, receiver.ready)
+		receivers = append(receivers, receiver)
+	}
+	if ctx, err = r.Connect(ctx); err != nil {
+		return err
+	}
+	log.Info().Str("instance", r.Name).Int("queues", len(queues)).Msg("ingest is running")
+	var group sync.WaitGroup
+	for _, receiver := range receivers {
 		group.Go(func() { receiver.run(ctx) })
 	}
-	opened.Store(true)
-	log.Info().Str("instance", r.Name).Int("queues", len(queues)).Msg("ingest is running")
 	group.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, broker.ErrClosed) {
 		return cause
 	}
 	return nil
-}
-
-// openQueues waits for every queue as long as ctx lives, saying so.
-func openQueues(ctx context.Context, cfg Config, log zerolog.Logger) ([]*sqsqueue.Queue, error) {
-	var queues []*sqsqueue.Queue
-	for _, address := range cfg.QueueURLs {
-		q, err := backoff.Retry(ctx, func() (*sqsqueue.Queue, error) {
-			q, err := sqsqueue.Open(ctx, sqsqueue.Config{QueueURL: address, Endpoint: cfg.Endpoint, Region: cfg.Region})
-			if errors.Is(err, sqsqueue.ErrAddress) {
-				return nil, backoff.Permanent(fmt.Errorf("%w; set JOBRELAY_SQS_QUEUE_URL", err))
-			}
-			return q, err
-		}, backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
-			log.Warn().Err(err).Msg("waiting for SQS")
-		}))
-		if err != nil {
-			return nil, err
-		}
-		queues = append(queues, q)
-	}
-	return queues, nil
-}
-
-// metrics of the service.
-type metrics struct {
-	messages *prometheus.CounterVec
-}
-
-func newMetrics(reg prometheus.Registerer) *metrics {
-	m := &metrics{messages: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "jobrelay_ingest_messages_total", Help: "Messages by what became of them: accepted, duplicate, rejected.",
-	}, []string{"outcome"})}
-	reg.MustRegister(m.messages)
-	return m
 }

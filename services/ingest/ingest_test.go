@@ -268,6 +268,27 @@ func TestTwoReplicasAndDuplicates(t *testing.T) {
 	}
 }
 
+// TestAQueueThatIsNotThere does not keep the others waiting, and is taken up when
+// it is made.
+func TestAQueueThatIsNotThere(t *testing.T) {
+	b := newBench(t)
+	there, missing := b.queue, b.sqs.QueueURL("later")
+	b.send(string(request.Sample))
+	b.queue = missing + "," + there
+	b.run()
+	b.queue = there
+	b.drained()
+	var err error
+	if b.queue, err = b.sqs.CreateQueue("later", nil); err != nil {
+		t.Fatal(err)
+	}
+	b.send(strings.Replace(string(request.Sample), sampleID, "later", 1))
+	b.drained()
+	if got := b.count(broker.StreamRequests); got != 2 {
+		t.Errorf("%d requests", got)
+	}
+}
+
 // TestFIFOGroups: of two requests under one id, the one that was sent first is
 // accepted.
 func TestFIFOGroups(t *testing.T) {

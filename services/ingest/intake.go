@@ -33,10 +33,17 @@ type intake struct {
 // take brings a message to where it may be deleted: accepted, known already,
 // or recorded as rejected. After an error it may be called again; whatever was
 // stored then is found.
-func (in *intake) take(ctx context.Context, queue string, m *sqsqueue.Message) error {
+func (in *intake) take(ctx context.Context, from queue, m *sqsqueue.Message) error {
+	queue := from.name
 	in.parsing <- struct{}{}
 	parsed := request.Parse(m.Body, in.options)
 	<-in.parsing
+	if from.service != "" && parsed.Service != "" && parsed.Service != from.service {
+		parsed.Request = nil
+		parsed.Problems = append(parsed.Problems, request.Problem{
+			Path: "$.service", Code: request.CodeConflict, Message: "must be " + from.service + ": that is the service of queue " + queue,
+		})
+	}
 	if parsed.Request == nil {
 		return in.reject(ctx, queue, m, parsed, jobstatus.MessageInvalid, parsed.Problems)
 	}

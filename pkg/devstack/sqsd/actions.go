@@ -14,6 +14,7 @@ type call struct {
 	account   *account
 	base      string // of the queue URLs in the answer, such as http://127.0.0.1:9324
 	duplicate bool   // see Fault
+	refuse    func() bool
 }
 
 func (c call) queueURL(name string) string { return c.base + "/" + accountID + "/" + name }
@@ -216,6 +217,11 @@ func each[E interface{ id() string }, R any](c call, in batch[E], kind string, c
 			return err
 		}
 		for _, e := range in.Entries {
+			if c.refuse() {
+				f := errInternal(errors.New("an injected fault"))
+				out.Failed = append(out.Failed, batchFailure{ID: e.id(), Code: f.Code, Message: f.Message, SenderFault: f.senderFault()})
+				continue
+			}
 			done, err := do(q, now, e)
 			var refused *Error
 			switch {

@@ -1300,6 +1300,20 @@ var faults = []behaviour{
 		wantEqual(t, "failed", e.Faults().Injected("SendMessage").Failed, 2)
 		wantEqual(t, "counts", e.counts(url), "1 0 0")
 	}},
+	{"an entry of a batch that the endpoint fails is in Failed and stays undone", func(t *testing.T, e endpoint) {
+		url := e.queue("q", nil)
+		e.Faults().Set("SendMessageBatch", sqsd.Fault{RefuseNext: 1})
+		var entries []types.SendMessageBatchRequestEntry
+		for _, id := range []string{"a", "b"} {
+			entries = append(entries, types.SendMessageBatchRequestEntry{Id: aws.String(id), MessageBody: aws.String("m")})
+		}
+		out, err := e.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &url, Entries: entries})
+		check(t, err)
+		wantEqual(t, "failed", failures(out.Failed), " a InternalFailure false")
+		wantEqual(t, "sent", len(out.Successful), 1)
+		wantEqual(t, "counts", e.counts(url), "1 0 0")
+		wantEqual(t, "refused", e.Faults().Injected("SendMessageBatch").Refused, 1)
+	}},
 	{"a dropped answer comes after the work", func(t *testing.T, e endpoint) {
 		url := e.queue("q", nil)
 		e.Faults().Set("SendMessage", sqsd.Fault{DropNext: 1})

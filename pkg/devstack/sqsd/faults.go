@@ -27,6 +27,11 @@ type Fault struct {
 	DropNext int
 	DropRate float64
 
+	// A refused entry of a batch call, and no work for it: it stands in Failed
+	// as an internal error of the endpoint. It counts entries, not calls.
+	RefuseNext int
+	RefuseRate float64
+
 	// A duplicated delivery, of ReceiveMessage only: what the call hands out
 	// stays visible, so that the next receive hands it out again.
 	DuplicateNext int
@@ -35,7 +40,7 @@ type Fault struct {
 
 // Injected counts the calls that a Fault has touched, as they arrive. A call
 // can be delayed and something else.
-type Injected struct{ Delayed, Failed, Dropped, Duplicated int }
+type Injected struct{ Delayed, Failed, Dropped, Refused, Duplicated int }
 
 // Faults are the fault switches of a Server, safe to turn while it runs.
 type Faults struct {
@@ -108,6 +113,23 @@ func (f *Faults) judge(action string) verdict {
 	}
 	f.injected[action] = n
 	return v
+}
+
+// refuse judges one entry of a batch call.
+func (f *Faults) refuse(action string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fault, ok := f.faults[action]
+	if !ok {
+		fault, ok = f.faults[AllActions]
+	}
+	if !ok || !hits(&fault.RefuseNext, fault.RefuseRate) {
+		return false
+	}
+	n := f.injected[action]
+	n.Refused++
+	f.injected[action] = n
+	return true
 }
 
 func hits(next *int, rate float64) bool {

@@ -234,7 +234,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, errInjected(v.fail))
 		return
 	}
-	c := call{account: s.account, base: s.base, duplicate: v.duplicate}
+	c := call{account: s.account, base: s.base, duplicate: v.duplicate, refuse: func() bool { return s.faults.refuse(name) }}
 	if r.Host != "" {
 		c.base = "http://" + r.Host // the name by which this client reaches the endpoint
 	}
