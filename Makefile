@@ -69,6 +69,11 @@ test: $(KUBERNETES) ## Every Go test, with the race detector where a C compiler 
 e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 9 minutes.
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 30m ./deploy/e2e
 
+.PHONY: bench
+bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, into bin/bench; 4 minutes (BENCH="--rows B1 --profile", BENCH=--help).
+	@LDFLAGS='$(LDFLAGS)' sh deploy/build.sh $(BIN)/bench/ ./deploy/bench
+	@$(BIN)/bench/bench $(BENCH)
+
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 	@$(GOLANGCI) run ./...

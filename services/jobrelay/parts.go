@@ -19,6 +19,8 @@ type sqsCommand struct {
 	Listen string   `name:"listen" default:"127.0.0.1:9324" help:"Address to serve on."`
 	Dir    string   `name:"dir" help:"Folder that keeps the state; in memory without it."`
 	Queues []string `name:"queue" default:"jobs" help:"Queue to make at the start; may be repeated."`
+
+	Latency time.Duration `name:"latency" help:"Wait so long before each request's work, as a network does."`
 }
 
 func (s *sqsCommand) Run(ctx context.Context, c *console) error {
@@ -26,6 +28,7 @@ func (s *sqsCommand) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
+	server.Faults().Set(sqsd.AllActions, sqsd.Fault{Latency: s.Latency})
 	for _, name := range s.Queues {
 		address, err := server.CreateQueue(name, nil)
 		if err != nil {
