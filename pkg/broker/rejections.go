@@ -8,12 +8,126 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 )
+
+// Rejection is a message that was not accepted: its raw body, why, and what of
+// it could be read, so that nobody parses the raw text again.
+type Rejection struct {
+	LogKey   string
+	Body     []byte
+	ID       string
+	Service  string
+	Webhook  *jobsv1.Webhook
+	Problems []*jobsv1.Problem
+}
+
+// Headers of a rejection. Their values are JSON.
+const (
+	headerRejectionRequest  = "Jobrelay-Request"
+	headerRejectionProblems = "Jobrelay-Problems"
+	// maxProblemsHeader bounds the reasons in a header, so that all headers
+	// stay below 32 KiB; the reasons past it are counted.
+	maxProblemsHeader = 24 << 10
+)
+
+// readable is what of a rejected message could be read.
+type readable struct {
+	ID       string  `json:"id,omitempty"`
+	Service  string  `json:"service,omitempty"`
+	URL      string  `json:"url,omitempty"`
+	Statuses []int32 `json:"statuses,omitempty"`
+}
+
+// Reject records a rejection. It may be called again with the same one: the
+// record is replaced by itself.
+func (b *Broker) Reject(ctx context.Context, r Rejection) error {
+	info, err := json.Marshal(readable{r.ID, r.Service, r.Webhook.GetUrl(), r.Webhook.GetStatuses()})
+	if err != nil {
+		return err
+	}
+	m := nats.NewMsg(event.RejectionSubject(r.LogKey))
+	m.Data = r.Body
+	m.Header.Set(headerRejectionRequest, string(info))
+	m.Header.Set(headerRejectionProblems, problemsHeader(r.Problems))
+	_, err = b.publish(ctx, m)
+	return err
+}
+
+func problemsHeader(problems []*jobsv1.Problem) string {
+	type problem struct {
+		Path    string `json:"path"`
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	out, size := []problem{}, 0
+	for i, p := range problems {
+		next := problem{p.GetPath(), p.GetCode(), p.GetMessage()}
+		b, _ := json.Marshal(next) // strings alone: no error
+		if size += len(b) + 1; size > maxProblemsHeader {
+			out = append(out, problem{"$", "more", fmt.Sprintf("and %d more", len(problems)-i)})
+			break
+		}
+		out = append(out, next)
+	}
+	b, _ := json.Marshal(out)
+	return string(b)
+}
+
+// Refusal is a rejection and what its event says.
+type Refusal struct {
+	Rejection
+
+	Code, Message string // of the error
+	Source        string // CloudEvents source
+	Trace         string // W3C traceparent of the producer
+	Callback      bool   // whether a 99 is to be sent
+	At            time.Time
+}
+
+// Refuse records a rejection, then appends its event to a log of its own. It may
+// be called again with the same one: then the log has its event.
+func (b *Broker) Refuse(ctx context.Context, r Refusal) error {
+	if err := b.Reject(ctx, r.Rejection); err != nil {
+		return err
+	}
+	e, err := event.New(r.LogKey, r.Source, r.ID, 0, r.At, &jobsv1.RequestRejected{
+		Id: r.ID, Service: r.Service, Callback: r.Callback, Problems: r.Problems,
+		Error: &jobsv1.Error{ErrorCode: r.Code, Message: r.Message},
+	})
+	if err != nil {
+		return err
+	}
+	e.Trace = r.Trace
+	if _, err := b.Append(ctx, r.Service, Tail{}, e); !errors.Is(err, ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// Rejection is the recorded rejection of a log key, or ErrNotFound.
+func (b *Broker) Rejection(ctx context.Context, logKey string) (Rejection, error) {
+	r, err := b.rejection(ctx, logKey)
+	return r.Rejection, err
+}
+
+func (b *Broker) rejection(ctx context.Context, logKey string) (Rejected, error) {
+	m, err := b.last(ctx, StreamRejections, event.RejectionSubject(logKey))
+	if err != nil {
+		return Rejected{}, err
+	}
+	r, err := decodeRejection(m.Subject, m.Header, m.Time)
+	if err != nil {
+		return Rejected{}, err
+	}
+	r.Body = m.Data
+	return r, nil
+}
 
 // OpenReader is OpenAdmin for commands that read these streams: what needs no
 // other may be called. A stream that is not there is a *TopologyError.
@@ -138,15 +252,10 @@ func (b *Broker) rejectionsPage(ctx context.Context, start, end uint64, f Reject
 // Rejected is the recorded rejection of a log key with its body, or
 // ErrNotFound.
 func (b *Broker) Rejected(ctx context.Context, logKey string) (Rejected, error) {
-	m, err := b.last(ctx, StreamRejections, event.RejectionSubject(logKey))
+	r, err := b.rejection(ctx, logKey)
 	if err != nil {
 		return Rejected{}, err
 	}
-	r, err := decodeRejection(m.Subject, m.Header, m.Time)
-	if err != nil {
-		return Rejected{}, err
-	}
-	r.Body = m.Data
 	err = b.readEvent(ctx, &r)
 	return r, err
 }

@@ -115,21 +115,11 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	if err != nil {
 		return err
 	}
-	if err := in.broker.Reject(ctx, broker.Rejection{
-		LogKey: logKey, Body: m.Body, ID: parsed.ID, Service: parsed.Service, Webhook: parsed.Webhook, Problems: listed,
+	if err := in.broker.Refuse(ctx, broker.Refusal{
+		Rejection: broker.Rejection{LogKey: logKey, Body: m.Body, ID: parsed.ID, Service: parsed.Service, Webhook: parsed.Webhook, Problems: listed},
+		Code:      string(code), Message: request.Sentence(problems), Callback: callback,
+		Source: event.SourceOfQueue(in.installation, queue), Trace: traceOf(m), At: time.Now(),
 	}); err != nil {
-		return err
-	}
-	e, err := event.New(logKey, event.SourceOfQueue(in.installation, queue), parsed.ID, 0, time.Now(), &jobsv1.RequestRejected{
-		Id: parsed.ID, Service: parsed.Service, Callback: callback, Problems: listed,
-		Error: &jobsv1.Error{ErrorCode: string(code), Message: request.Sentence(problems)},
-	})
-	if err != nil {
-		return err
-	}
-	e.Trace = traceOf(m)
-	// A conflict: the same message was rejected before, and its log has its event.
-	if _, err := in.broker.Append(ctx, parsed.Service, broker.Tail{}, e); err != nil && !errors.Is(err, broker.ErrConflict) {
 		return err
 	}
 	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).

@@ -106,6 +106,9 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		return err
 	}
 	if !tail.Empty() {
+		if r.GetAcceptedAt().AsTime().Sub(tail.Last.Time) > spentBefore {
+			return l.spent(ctx, e, r)
+		}
 		l.metrics.launches.WithLabelValues("known").Inc()
 		return nil
 	}
@@ -136,6 +139,36 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		}
 	}
 	return l.started(ctx, e, r, tail, job, adopted)
+}
+
+// spentBefore tells a log of an earlier request from a request's own, whose
+// events are later than its acceptance by some clock: REQUESTS forgets an id
+// after 15 days, and what that id's log says last is then days old.
+const spentBefore = 6 * time.Hour
+
+// spent refuses a request whose id has a log of an earlier one: EVENTS keeps it 2
+// days longer than REQUESTS knows the id. Nobody waits for a callback: it would
+// be for the job that ended days ago.
+func (l *launcher) spent(ctx context.Context, e event.Event, r *jobsv1.JobRequested) error {
+	body, err := event.DataJSON(e)
+	if err != nil {
+		return broker.Permanent(err)
+	}
+	problem := &jobsv1.Problem{Path: "$.id", Code: "reused", Message: "the id had a job before, whose events are kept for 17 days; send it under another id"}
+	err = l.broker.Refuse(ctx, broker.Refusal{
+		Rejection: broker.Rejection{
+			LogKey: event.RejectedLogKey(r.GetId(), body), Body: body, ID: r.GetId(), Service: r.GetService(),
+			Webhook: r.GetWebhook(), Problems: []*jobsv1.Problem{problem},
+		},
+		Code: string(jobstatus.IDReused), Message: problem.GetPath() + " " + problem.GetMessage(),
+		Source: e.Source, Trace: e.Trace, At: l.now(),
+	})
+	if err != nil {
+		return err
+	}
+	l.metrics.launches.WithLabelValues("spent").Inc()
+	l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).Msg("the id had a job before; recorded among the rejections")
+	return nil
 }
 
 // Causes of a failed launch that are not the create's own answer.

@@ -115,7 +115,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer, limit *cluster.Limit) *metrics {
 	m := &metrics{launches: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "jobrelay_launcher_launches_total", Help: "Requests by what became of them: created, adopted, known, parked, exception, surplus.",
+		Name: "jobrelay_launcher_launches_total", Help: "Requests by what became of them: created, adopted, known, parked, exception, surplus, spent.",
 	}, []string{"outcome"})}
 	reg.MustRegister(m.launches, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobrelay_launcher_in_flight_limit", Help: "Calls to the API server that may be in flight: --launch-in-flight, fewer after a 429.",

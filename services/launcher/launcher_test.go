@@ -215,6 +215,42 @@ func TestTwoReplicasAtOnce(t *testing.T) {
 	}
 }
 
+// TestASpentID: an id that REQUESTS has forgotten and whose log is still there
+// is refused, once, and recorded; nothing is silent.
+func TestASpentID(t *testing.T) {
+	b := newBench(t)
+	old, err := event.New(event.Key("spent"), "s", "spent", 0, time.Now().Add(-4*24*time.Hour), &jobsv1.JobCompleted{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.broker.Append(t.Context(), "example", broker.Tail{}, old); err != nil {
+		t.Fatal(err)
+	}
+	e := b.request("spent", nil)
+	for range 2 { // killed before its acknowledgement
+		if err := b.launch(t.Context(), e, wakeup{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body, err := event.DataJSON(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logKey := event.RejectedLogKey("spent", body)
+	r, err := b.broker.Rejection(t.Context(), logKey)
+	if err != nil || r.Service != "example" || len(r.Problems) != 1 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	tail, err := b.broker.Tail(t.Context(), "example", logKey)
+	d, ok := tail.Last.Data.(*jobsv1.RequestRejected)
+	if err != nil || !ok || d.GetError().GetErrorCode() != string(jobstatus.IDReused) || d.GetCallback() || tail.Last.Sequence != 0 {
+		t.Errorf("%v %v", tail.Last.Data, err)
+	}
+	if got := b.tail("spent"); got.Type != event.TypeJobCompleted || len(b.jobNames()) != 0 {
+		t.Errorf("%v, %v", got, b.jobNames())
+	}
+}
+
 func TestNamesOfOtherIDs(t *testing.T) {
 	b := newBench(t)
 	e := b.request("mine", nil)
