@@ -7,8 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +39,7 @@ func TestTwoThousandMessages(t *testing.T) {
 	}
 	t.Cleanup(reader.Close)
 	log := &recorded{t, reader}
-	metrics := metricsOf(t, "ingest", s.QueueURL)
+	metrics := s.Process("ingest-1").Metrics
 	producer := &dev{t: t, out: &tail{}, queue: sqs.New(sqs.Options{
 		BaseEndpoint: &s.SQSEndpoint, Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""),
 	})}
@@ -144,27 +142,6 @@ func byLog(subjects map[string]uint64) map[string]uint64 {
 		out[strings.Split(subject, ".")[2]] += n
 	}
 	return out
-}
-
-// metricsOf is where the process of that binary that works for the queue answers.
-func metricsOf(t *testing.T, binary, queue string) string {
-	t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		exe, _ := os.Readlink(filepath.Join(filepath.Dir(f), "exe"))
-		if err != nil || filepath.Base(exe) != binary {
-			continue
-		}
-		env := strings.Split(string(b), "\x00")
-		for _, v := range env {
-			if address, ok := strings.CutPrefix(v, "JOBRELAY_METRICS_ADDR="); ok && slices.Contains(env, "JOBRELAY_SQS_QUEUE_URL="+queue) {
-				return "http://" + address + "/metrics"
-			}
-		}
-	}
-	t.Fatalf("no %s works for %s", binary, queue)
-	return ""
 }
 
 // footprint is a process's memory in bytes.

@@ -173,43 +173,37 @@ func TestAStackThatCannotStartSaysWhy(t *testing.T) {
 
 // waitFor waits until a file is there.
 func waitFor(ts *testscript.TestScript, _ bool, args []string) {
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			ts.Fatalf("%s did not come", args[0])
-		case <-tick.C:
-		}
-	}
+	eventually(ts, args[0]+" is not there", func() bool {
+		_, err := os.Stat(ts.MkAbs(args[0]))
+		return err == nil
+	})
 }
 
 // until runs a command again and again until it succeeds.
 func until(ts *testscript.TestScript, _ bool, args []string) {
-	for deadline := time.Now().Add(30 * time.Second); ts.Exec(args[0], args[1:]...) != nil; {
-		if time.Now().After(deadline) {
-			ts.Fatalf("%v does not succeed", args)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	eventually(ts, fmt.Sprint(args, " does not succeed"), func() bool { return ts.Exec(args[0], args[1:]...) == nil })
 }
 
 // untilCount runs a command until it prints so many lines.
 func untilCount(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		err := ts.Exec(args[1], args[2:]...)
-		if err == nil && strings.Count(ts.ReadFile("stdout"), "\n") == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("%v does not print %d lines", args[1:], want)
+	eventually(ts, fmt.Sprint(args[1:], " does not print ", want, " lines"), func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && strings.Count(ts.ReadFile("stdout"), "\n") == want
+	})
+}
+
+// eventually is await.That for a script.
+func eventually(ts *testscript.TestScript, otherwise string, ok func() bool) {
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			ts.Fatalf("%s", otherwise)
+		case <-tick.C:
 		}
 	}
 }

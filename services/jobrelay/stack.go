@@ -76,7 +76,7 @@ func readDescription(dir string) (description, error) {
 	var d description
 	b, err := os.ReadFile(filepath.Join(dir, descriptionFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return d, fmt.Errorf("no jobrelay dev is running on %s; start one, or name a queue with --queue-url", dir)
+		return d, fmt.Errorf("no jobrelay dev is running on %s; start one, or name a queue with --queue", dir)
 	}
 	if err != nil {
 		return d, err

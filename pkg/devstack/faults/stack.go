@@ -67,8 +67,9 @@ const BinariesEnv = "JOBRELAY_BIN_DIR"
 type Process struct {
 	*child.Process
 
-	Role  Role
-	ready func() error
+	Role    Role
+	Metrics string // URL of a service's /metrics
+	ready   func() error
 }
 
 // Ready is nil where it is ready, by /readyz or what it has instead.
@@ -300,6 +301,7 @@ func (s *Stack) Scale(ctx context.Context, role Role, n int) error {
 			}
 			address := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
 			p = s.add(role, i, string(role), nil, append(slices.Clone(s.env), "JOBRELAY_METRICS_ADDR="+address), answers("http://"+address+"/readyz"))
+			p.Metrics = "http://" + address + "/metrics"
 		}
 		if err := p.Start(); err != nil {
 			return err
