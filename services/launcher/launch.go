@@ -133,7 +133,6 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		if l.now().Sub(read) > decisionAge {
 			return l.failed(ctx, e, r, tail, w, errStale)
 		}
-		w.Sent = true
 		if job, adopted, err = l.create(ctx, r); err != nil {
 			return l.failed(ctx, e, r, tail, w, err)
 		}
@@ -296,7 +295,9 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 	if wait > left { // it ends then, with this cause
 		wait, paced = left, false
 	}
-	payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: w.Tries + 1, Sent: w.Sent, Paced: paced})
+	// What was held back was not sent, and what a quota refused is not there.
+	sent := w.Sent || v.Code != jobstatus.LaunchExpired && v.Code != jobstatus.QuotaExceeded
+	payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: w.Tries + 1, Sent: sent, Paced: paced})
 	if err != nil {
 		return err
 	}
