@@ -192,7 +192,7 @@ const (
 // it done to the first that found all.
 type work struct {
 	rate     float64            // what was done between the two, a second
-	counters map[string]float64 // "CPU µs/<unit>, <process>", where the system tells
+	counters map[string]float64 // "CPU µs/<unit>, <process>", where the system tells; "longest pause, ms", in which none was done
 }
 
 // until looks until all n units of the run's work are done.
@@ -201,7 +201,9 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 	defer cancel()
 	var before map[*child.Process]time.Duration
 	var begin time.Time
-	begun := 0
+	var moved time.Time // when the last of it was seen done
+	var pause time.Duration
+	begun, had := 0, 0
 	said := time.Now()
 	for {
 		have, err := done(ctx)
@@ -211,9 +213,15 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 			return work{}, err
 		case before == nil && have > 0:
 			before, begin, begun = s.cpu(), now, have
+			had, moved = have, now
+		case have > had:
+			pause = max(pause, now.Sub(moved))
+			had, moved = have, now
 		}
 		if have >= n {
-			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{}}
+			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{
+				"longest pause, ms": float64(pause.Milliseconds()),
+			}}
 			for p, after := range s.cpu() {
 				w.counters["CPU µs/"+unit+", "+p.Name] = float64((after - before[p]).Microseconds()) / float64(n-begun)
 			}
