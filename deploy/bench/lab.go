@@ -21,7 +21,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/procfs"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -51,9 +50,12 @@ func (l *lab) say(format string, args ...any) {
 // machine tells what this is, and of what commit the binaries are.
 func (l *lab) machine() (machine, error) {
 	m := machine{OS: runtime.GOOS + "/" + runtime.GOARCH, CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version(), Commit: "unknown"}
-	if fs, err := procfs.NewDefaultFS(); err == nil {
-		if cpus, err := fs.CPUInfo(); err == nil && len(cpus) > 0 {
-			m.CPU = cpus[0].ModelName
+	if cpus, err := os.ReadFile("/proc/cpuinfo"); err == nil { // of Linux
+		for line := range strings.Lines(string(cpus)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
 		}
 	}
 	out, err := exec.Command(filepath.Join(l.bin, "ingest"), "--version").Output() //nolint:noctx // it ends at once
