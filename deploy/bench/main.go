@@ -105,6 +105,9 @@ func (c *cli) run(ctx context.Context) error {
 		if err == nil && c.Profile {
 			measured.Profile, err = r.profile(ctx, l)
 		}
+		if ctx.Err() != nil {
+			return errors.New("interrupted; nothing is written")
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.ID, err)
 		}
