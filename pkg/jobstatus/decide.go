@@ -17,13 +17,14 @@ type Deadlines struct {
 	Unstartable time.Duration // from the first sight of what cannot heal by itself
 	Stuck       time.Duration // beyond their grace period, for Pods that should be gone
 	Settle      time.Duration // for the watch of Pods to catch up with that of Jobs
+	Suspended   time.Duration // from its creation, for a Job that is suspended
 }
 
 // DefaultDeadlines are those of the contract.
 func DefaultDeadlines() Deadlines {
 	return Deadlines{
 		Start: 30 * time.Minute, ImagePull: 5 * time.Minute, Unstartable: time.Minute,
-		Stuck: 5 * time.Minute, Settle: 10 * time.Second,
+		Stuck: 5 * time.Minute, Settle: 10 * time.Second, Suspended: 11 * 24 * time.Hour,
 	}
 }
 
@@ -120,6 +121,9 @@ func verdict(o Observation, l Log, now time.Time, d Deadlines) Decision {
 		// At once: in a background deletion the Pods go after the Job.
 		r := Reason{JobDeleted, "Somebody deleted Job " + o.job.Name + " before it ended."}
 		return end(o, exception(o.job, r), r)
+	}
+	if l.PodStarted && o.job.Status.StartTime == nil {
+		return suspended(o, now, d)
 	}
 	if l.PodStarted {
 		return Decision{}

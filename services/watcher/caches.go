@@ -3,6 +3,7 @@ package watcher
 import (
 	"sync"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -80,6 +81,40 @@ func (g *gonePods) drop(job types.UID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.byJob, job)
+}
+
+// vanishedJobs keeps Jobs that went as they were last seen, until it is known
+// that their log has its end.
+type vanishedJobs struct {
+	mu    sync.Mutex
+	byJob map[types.UID]*batchv1.Job
+}
+
+func newVanishedJobs() *vanishedJobs { return &vanishedJobs{byJob: map[types.UID]*batchv1.Job{}} }
+
+func (v *vanishedJobs) add(job *batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	makeRoom(v.byJob, job.UID, maxGoneJobs)
+	v.byJob[job.UID] = job
+}
+
+// of are those of a name; a name may be used again.
+func (v *vanishedJobs) of(name types.NamespacedName) (out []*batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, job := range v.byJob {
+		if job.Namespace == name.Namespace && job.Name == name.Name {
+			out = append(out, job)
+		}
+	}
+	return out
+}
+
+func (v *vanishedJobs) drop(job *batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.byJob, job.UID)
 }
 
 func makeRoom[V any](m map[types.UID]V, job types.UID, most int) {

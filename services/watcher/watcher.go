@@ -71,6 +71,8 @@ type Watcher struct {
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	tails   *tails
 	gone    *gonePods
+	// vanished are the Jobs that went while their log had no end.
+	vanished *vanishedJobs
 
 	leadMu  sync.Mutex
 	leading atomic.Bool
@@ -98,7 +100,7 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 		log: log, client: client, options: o, logger: logger, metrics: newMetrics(reg),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](leastRetry, mostRetry)),
-		tails: newTails(), gone: newGonePods(),
+		tails: newTails(), gone: newGonePods(), vanished: newVanishedJobs(),
 	}
 	w.factory = informers.NewSharedInformerFactoryWithOptions(client, o.Resync,
 		informers.WithNamespace(o.Namespace), informers.WithTransform(trim),
@@ -190,10 +192,23 @@ func (w *Watcher) enqueue(obj any) {
 }
 
 func (w *Watcher) jobGone(obj any) {
-	if job, ok := last(obj).(*batchv1.Job); ok {
-		w.tails.drop(job.UID)
-		w.gone.drop(job.UID)
+	job, ok := last(obj).(*batchv1.Job)
+	if !ok {
+		return
 	}
+	if k, cached := w.tails.get(job.UID); !w.leading.Load() || cached && k.tail.Last.Type.Terminal() {
+		w.forget(job)
+		return
+	}
+	w.vanished.add(job)
+	w.enqueue(job)
+}
+
+// forget drops all that is kept of a Job that is gone.
+func (w *Watcher) forget(job *batchv1.Job) {
+	w.vanished.drop(job)
+	w.tails.drop(job.UID)
+	w.gone.drop(job.UID)
 }
 
 func (w *Watcher) podGone(obj any) {
