@@ -133,7 +133,7 @@ func Vanished(o Observation, l Log, r *jobsv1.JobRequested, now time.Time, d Dea
 		}
 	}
 	unknown := Reason{OutcomeUnknown, sentence("Job " + o.job.Name + " vanished and nobody saw how it ended: its finalizer was taken off by somebody else")}
-	return Decision{Events: append(out.Events, exception(o.job, unknown)), Reason: unknown}
+	return Decision{Events: append(out.Events, exception(o, unknown)), Reason: unknown}
 }
 
 func (d Decision) terminal() bool {
