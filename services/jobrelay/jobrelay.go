@@ -47,6 +47,8 @@ type cli struct {
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
 
+	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
+
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
 
