@@ -3,19 +3,14 @@ package watcher
 import (
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 )
 
-// Bounds of what is kept in memory. Past them an arbitrary Job's is dropped: a
-// tail is read again, a gone Pod is evidence lost.
-const (
-	maxTails    = 20_000 // Jobs; a tail is about 1 KiB
-	maxGoneJobs = 4_000
-	maxGonePods = 8 // of one Job, the first ones
-)
+// maxTails bounds the Jobs whose tails are kept; a tail is about 1 KiB. Past it
+// an arbitrary one is dropped, and read again where it is wanted.
+const maxTails = 20_000
 
 // known is a job's log as it was last read or written.
 type known struct {
@@ -42,7 +37,12 @@ func (t *tails) get(job types.UID) (known, bool) {
 func (t *tails) put(job types.UID, k known) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	makeRoom(t.byJob, job, maxTails)
+	if _, ok := t.byJob[job]; !ok && len(t.byJob) >= maxTails {
+		for other := range t.byJob {
+			delete(t.byJob, other)
+			break
+		}
+	}
 	t.byJob[job] = k
 }
 
@@ -50,44 +50,4 @@ func (t *tails) drop(job types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.byJob, job)
-}
-
-// gonePods keeps Pods as they were last seen, for as long as their Job is there:
-// a deadline deletes them before the Job says that it failed.
-type gonePods struct {
-	mu    sync.Mutex
-	byJob map[types.UID][]*corev1.Pod
-}
-
-func newGonePods() *gonePods { return &gonePods{byJob: map[types.UID][]*corev1.Pod{}} }
-
-func (g *gonePods) of(job types.UID) []*corev1.Pod {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.byJob[job]
-}
-
-func (g *gonePods) add(job types.UID, pod *corev1.Pod) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	makeRoom(g.byJob, job, maxGoneJobs)
-	if pods := g.byJob[job]; len(pods) < maxGonePods {
-		g.byJob[job] = append(pods[:len(pods):len(pods)], pod)
-	}
-}
-
-func (g *gonePods) drop(job types.UID) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.byJob, job)
-}
-
-func makeRoom[V any](m map[types.UID]V, job types.UID, most int) {
-	if _, ok := m[job]; ok || len(m) < most {
-		return
-	}
-	for other := range m {
-		delete(m, other)
-		return
-	}
 }

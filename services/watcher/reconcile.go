@@ -53,7 +53,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if err != nil {
 		return time.Time{}, err
 	}
-	o := jobstatus.Observe(job, pods, w.gone.of(job.UID))
+	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 	s, err := w.subject(ctx, job)
 	if err != nil {
 		w.metrics.errors.WithLabelValues(operationLog).Inc()

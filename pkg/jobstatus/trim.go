@@ -1,4 +1,4 @@
-package watcher
+package jobstatus
 
 import (
 	batchv1 "k8s.io/api/batch/v1"
@@ -6,10 +6,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// trim drops what no decision reads before an object is cached: a Job stays
+// Trim drops what no decision reads before a Job or a Pod is kept: a Job stays
 // at some 2 KiB and a Pod at 1, whatever their commands, environments and
-// volumes. It changes the object in place, which nobody else has yet.
-func trim(obj any) (any, error) {
+// volumes. It changes the object in place, which nobody else may have yet; any
+// other object is left as it is.
+func Trim(obj any) {
 	switch o := obj.(type) {
 	case *batchv1.Job:
 		trimMeta(&o.ObjectMeta)
@@ -23,7 +24,6 @@ func trim(obj any) (any, error) {
 		o.Spec = trimPodSpec(o.Spec)
 		o.Status = trimPodStatus(o.Status)
 	}
-	return obj, nil
 }
 
 // lastApplied is kubectl's copy of the whole object.
@@ -62,12 +62,11 @@ func trimContainers(in []corev1.ContainerStatus) []corev1.ContainerStatus {
 	return out
 }
 
-// jobOf is the Job that owns a Pod, nil where none does.
-func jobOf(obj any) *metav1.OwnerReference {
-	if pod, ok := obj.(*corev1.Pod); ok {
-		if ref := metav1.GetControllerOf(pod); ref != nil && ref.Kind == "Job" && ref.APIVersion == batchv1.SchemeGroupVersion.String() {
-			return ref
-		}
+// JobOf is the Job that owns a Pod, nil where none does.
+func JobOf(p *corev1.Pod) *metav1.OwnerReference {
+	ref := metav1.GetControllerOf(p)
+	if ref == nil || ref.Kind != "Job" || ref.APIVersion != batchv1.SchemeGroupVersion.String() {
+		return nil
 	}
-	return nil
+	return ref
 }
