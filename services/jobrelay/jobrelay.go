@@ -47,6 +47,8 @@ type cli struct {
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
 
+	Explain explainCommand `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
+
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
 
