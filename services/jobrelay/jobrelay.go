@@ -48,6 +48,7 @@ type cli struct {
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
 
 	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
+	Explain explainCommand `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
 
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }

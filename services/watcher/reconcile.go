@@ -61,7 +61,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if err != nil {
 		return time.Time{}, err
 	}
-	o := jobstatus.Observe(job, pods, w.gone.of(job.UID))
+	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 	s, err := w.subject(ctx, job)
 	if err != nil {
 		w.metrics.errors.WithLabelValues(operationLog).Inc()
@@ -92,7 +92,7 @@ func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job) error {
 	if !s.ours {
 		return nil
 	}
-	o := jobstatus.Observe(job, pods, w.gone.of(job.UID))
+	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 	d := jobstatus.Vanished(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
 	err = w.append(ctx, job, s, w.refine(ctx, job, pods, o, d))
 	if errors.Is(err, broker.ErrConflict) {
