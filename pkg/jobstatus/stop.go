@@ -15,6 +15,16 @@ func stop(r Reason) Decision {
 	return Decision{Step: StepStop, Value: FormatReason(r), Reason: r}
 }
 
+// CancelReason is the reason of a job that an operator cancelled, with the
+// operator's words.
+func CancelReason(words string) Reason {
+	text := "Cancelled by the operator"
+	if words = quote(words, maxQuote); words != "" {
+		text += ": " + words
+	}
+	return Reason{Cancelled, sentence(text)}
+}
+
 // FormatReason is the annotation stop-reason: JSON {code, message}.
 func FormatReason(r Reason) string {
 	b, err := json.Marshal(r)

@@ -47,8 +47,9 @@ type cli struct {
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
 
+	Cancel     cancelCommand     `cmd:"" help:"End jobs, whether their Job exists or not."`
 	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
-	Explain explainCommand `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
+	Explain    explainCommand    `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
 
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }

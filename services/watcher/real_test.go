@@ -92,13 +92,13 @@ func (p *plant) run(o watcher.Options) (w *watcher.Watcher, stop func()) {
 	return w, stop
 }
 
-// submit accepts a request and creates its Job, as ingest and launcher do.
-func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *batchv1.Job {
+// accept accepts a request, as ingest does.
+func (p *plant) accept(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.JobRequested {
 	p.t.Helper()
 	r := &jobsv1.JobRequested{
 		Id: id, Service: "svc", Hash: "hash", QueuedAt: timestamppb.Now(),
 		Job: &jobsv1.Job{
-			PrefixName: "w", Namespace: p.namespace, Image: image, Command: []string{"run"}, ServiceAccount: "default",
+			PrefixName: "w", Namespace: p.namespace, Image: "sim/hang", Command: []string{"run"}, ServiceAccount: "default",
 			TtlSecondsAfterFinished: 60, ActiveDeadlineSeconds: 600,
 		},
 	}
@@ -112,6 +112,23 @@ func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *
 	if err := p.broker.Accept(p.t.Context(), e); err != nil {
 		p.t.Fatal(err)
 	}
+	return r
+}
+
+// request is the accepted request of an id.
+func (p *plant) request(id string) *jobsv1.JobRequested {
+	p.t.Helper()
+	e, err := p.broker.Request(p.t.Context(), event.Key(id))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return e.Data.(*jobsv1.JobRequested)
+}
+
+// submit accepts a request and creates its Job, as ingest and launcher do.
+func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *batchv1.Job {
+	p.t.Helper()
+	r := p.accept(id, append([]func(*jobsv1.JobRequested){func(r *jobsv1.JobRequested) { r.Job.Image = image }}, change...)...)
 	job, err := kubejob.Build(r, p.namespace, kubejob.Name("w", id))
 	if err != nil {
 		p.t.Fatal(err)
@@ -121,6 +138,45 @@ func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *
 		p.t.Fatal(err)
 	}
 	return job
+}
+
+// jobOf is the Job of an id.
+func (p *plant) jobOf(id string) *batchv1.Job {
+	p.t.Helper()
+	job, err := p.client.BatchV1().Jobs(p.namespace).Get(p.t.Context(), kubejob.Name("w", id), metav1.GetOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return job
+}
+
+// strip takes the finalizer off by hand and deletes the Job.
+func (p *plant) strip(job *batchv1.Job) {
+	p.t.Helper()
+	jobs := p.client.BatchV1().Jobs(p.namespace)
+	if _, err := jobs.Patch(p.t.Context(), job.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+	background := metav1.DeletePropagationBackground
+	if err := jobs.Delete(p.t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// awaitCaches waits for the caches of watchers that run.
+func (p *plant) awaitCaches(watchers ...*watcher.Watcher) {
+	p.t.Helper()
+	for _, w := range watchers {
+		p.await("the caches", func(context.Context) (bool, error) { return w.Ready() == nil, nil })
+	}
+}
+
+func (p *plant) awaitNoJobs() {
+	p.t.Helper()
+	p.await("the end of every Job", func(ctx context.Context) (bool, error) {
+		list, err := p.client.BatchV1().Jobs(p.namespace).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 0, err
+	})
 }
 
 // awaitEnd waits for the end of the id's log and returns its last event.
@@ -293,15 +349,7 @@ func TestRealVanished(t *testing.T) {
 	p.watch(quick())
 	job := p.submit("id", "sim/hang")
 	p.awaitTail("id", event.TypePodStarted)
-	jobs := p.client.BatchV1().Jobs(p.namespace)
-	patch := []byte(`{"metadata":{"finalizers":null}}`)
-	if _, err := jobs.Patch(t.Context(), job.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	background := metav1.DeletePropagationBackground
-	if err := jobs.Delete(t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
-		t.Fatal(err)
-	}
+	p.strip(job)
 	last := p.awaitEnd("id")
 	if code, says := errorOf(last); last.Type != event.TypeJobException || code != jobstatus.OutcomeUnknown || says == "" {
 		t.Errorf("%s %s %q", last.Type, code, says)
