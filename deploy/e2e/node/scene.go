@@ -262,11 +262,13 @@ func (s *scene) makeNamespace() error {
 
 // clean takes away what the case left, as well as it can: the recording is over.
 func (s *scene) clean() {
-	_ = s.client.CoreV1().PersistentVolumes().Delete(s.ctx, s.volume(), metav1.DeleteOptions{})
-	_ = s.patchJob(types.MergePatchType, `{"metadata":{"finalizers":null}}`)
-	_ = s.client.CoreV1().Namespaces().Delete(s.ctx, s.namespace, metav1.DeleteOptions{})
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 10*time.Second)
+	defer cancel()
+	_ = s.client.CoreV1().PersistentVolumes().Delete(ctx, s.volume(), metav1.DeleteOptions{})
+	_, _ = s.client.BatchV1().Jobs(s.namespace).Patch(ctx, "job", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	_ = s.client.CoreV1().Namespaces().Delete(ctx, s.namespace, metav1.DeleteOptions{})
 	for name := range s.pods {
-		_ = s.client.CoreV1().Pods(s.namespace).Delete(s.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
+		_ = s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
 	}
 }
 
