@@ -34,7 +34,7 @@ type kubeconfigCommand struct {
 // the node: the API server then sees user system:node:NAME of group
 // system:nodes, and the Node authorizer limits it.
 func (k *kubeconfigCommand) Run() error {
-	config, err := clientcmd.LoadFromFile(k.clusterFlags.Kubeconfig)
+	config, err := clientcmd.LoadFromFile(k.Kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -43,11 +43,11 @@ func (k *kubeconfigCommand) Run() error {
 	}
 	current, ok := config.Contexts[config.CurrentContext]
 	if !ok {
-		return fmt.Errorf("%s has no current context", k.clusterFlags.Kubeconfig)
+		return fmt.Errorf("%s has no current context", k.Kubeconfig)
 	}
 	user, ok := config.AuthInfos[current.AuthInfo]
 	if !ok {
-		return fmt.Errorf("%s has no user %q", k.clusterFlags.Kubeconfig, current.AuthInfo)
+		return fmt.Errorf("%s has no user %q", k.Kubeconfig, current.AuthInfo)
 	}
 	user.Impersonate, user.ImpersonateGroups = "system:node:"+k.Node, []string{"system:nodes"}
 	if err := os.MkdirAll(filepath.Dir(k.Out), 0o700); err != nil {

@@ -87,11 +87,11 @@ func cases() []labCase {
 		waits("service-account-missing", 35*time.Second, job("exit 0", podSpec(func(p *corev1.PodSpec) { p.ServiceAccountName = "nosuch" }))),
 		waits("quota", 35*time.Second, job("exit 0"), noPods),
 
-		ends("deadline-running", job(deaf, deadline(5))),
-		ends("deadline-running-obeys", job(obeys, deadline(5))),
-		ends("deadline-running-exits-0", job(obeys0, deadline(5))),
-		ends("deadline-image-pull", job("exit 0", image("team/nosuch:1", corev1.PullIfNotPresent), deadline(5))),
-		ends("deadline-unschedulable", job("exit 0", nowhere, deadline(5))),
+		ends("deadline-running", job(deaf, deadline)),
+		ends("deadline-running-obeys", job(obeys, deadline)),
+		ends("deadline-running-exits-0", job(obeys0, deadline)),
+		ends("deadline-image-pull", job("exit 0", image("team/nosuch:1", corev1.PullIfNotPresent), deadline)),
+		ends("deadline-unschedulable", job("exit 0", nowhere, deadline)),
 
 		whileRunning("job-deleted-background", job(deaf), deleteJob(metav1.DeletePropagationBackground), podWent),
 		whileRunning("job-deleted-foreground", job(obeys), deleteJob(metav1.DeletePropagationForeground), podWent),
@@ -200,7 +200,7 @@ func noPods(s *scene) error {
 	if err != nil {
 		return err
 	}
-	s.until(most, "the quota is in force", func() bool {
+	s.until("the quota is in force", func() bool {
 		q, err := quotas.Get(s.ctx, "none", metav1.GetOptions{})
 		return err == nil && len(q.Status.Hard) > 0
 	})
@@ -211,7 +211,7 @@ func noPods(s *scene) error {
 // that has neither tag nor pull policy.
 func seedJob(s *scene) error {
 	dir := filepath.Join(s.state, "hostpath", s.namespace)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
@@ -254,7 +254,7 @@ func finalizerTTL(s *scene) error {
 	if err := s.create(job("exit 0", ttl(3), finalizer)); err != nil {
 		return err
 	}
-	s.until(most, "TTL marks the Job as deleted", func() bool { return s.job != nil && s.job.DeletionTimestamp != nil })
+	s.until("TTL marks the Job as deleted", func() bool { return s.job != nil && s.job.DeletionTimestamp != nil })
 	pause(s.ctx, 6*time.Second)
 	j, err := s.client.BatchV1().Jobs(s.namespace).Get(s.ctx, "job", metav1.GetOptions{})
 	if err != nil {
@@ -312,7 +312,7 @@ func nodeLost(s *scene, back bool) error {
 		return s.kubelet(syscall.SIGCONT)
 	}
 	defer func() { _ = goOn(); s.nodeReady() }()
-	s.until(most, "the Pod is marked as deleted", func() bool { return s.pods[p.Name].DeletionTimestamp != nil })
+	s.until("the Pod is marked as deleted", func() bool { return s.pods[p.Name].DeletionTimestamp != nil })
 	pause(s.ctx, 15*time.Second)
 	if back {
 		err = goOn()
@@ -416,6 +416,5 @@ func ttl(seconds int32) func(*batchv1.Job) {
 	return func(j *batchv1.Job) { j.Spec.TTLSecondsAfterFinished = &seconds }
 }
 
-func deadline(seconds int64) func(*batchv1.Job) {
-	return func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = &seconds }
-}
+// deadline is one of 5 s.
+func deadline(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = new(int64(5)) }

@@ -55,7 +55,7 @@ func (c *casesCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+	if err := os.MkdirAll(c.Out, 0o750); err != nil {
 		return err
 	}
 	var mu sync.Mutex
@@ -144,26 +144,25 @@ func (s *scene) see(l recording.Line, o *unstructured.Unstructured) {
 	}
 }
 
-// until waits for ok, at most d, and records where it did not come.
-func (s *scene) until(d time.Duration, what string, ok func() bool) bool {
-	for end := time.Now().Add(d); time.Now().Before(end) && s.ctx.Err() == nil; pause(s.ctx, 20*time.Millisecond) {
+// most is how long is waited for what is to come.
+const most = 2 * time.Minute
+
+// until waits for ok, and records where it did not come.
+func (s *scene) until(what string, ok func() bool) {
+	for end := time.Now().Add(most); time.Now().Before(end) && s.ctx.Err() == nil; pause(s.ctx, 20*time.Millisecond) {
 		s.mu.Lock()
 		done := ok()
 		s.mu.Unlock()
 		if done {
-			return true
+			return
 		}
 	}
-	s.recorder.action("did not come in %s: %s", d, what)
-	return false
+	s.recorder.action("did not come in %s: %s", most, what)
 }
-
-// most is how long is waited for what is to come.
-const most = 2 * time.Minute
 
 // finished waits for the end of the Job and then for stragglers.
 func (s *scene) finished() {
-	s.until(most, "the Job finished", func() bool {
+	s.until("the Job finished", func() bool {
 		return s.job != nil && slices.ContainsFunc(s.job.Status.Conditions, func(c batchv1.JobCondition) bool {
 			return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
 		})
@@ -174,7 +173,7 @@ func (s *scene) finished() {
 // went waits until there is no object of a kind any more, and then for
 // stragglers.
 func (s *scene) went(kind string) {
-	s.until(most, "the "+kind+" is gone", func() bool { return s.gone[kind] })
+	s.until("the "+kind+" is gone", func() bool { return s.gone[kind] })
 	pause(s.ctx, 3*time.Second)
 }
 
@@ -183,7 +182,7 @@ var errNothingRuns = errors.New("no Pod runs")
 // running waits for a Pod that runs.
 func (s *scene) running() (*corev1.Pod, error) {
 	var running *corev1.Pod
-	s.until(most, "a Pod runs", func() bool {
+	s.until("a Pod runs", func() bool {
 		for _, p := range s.pods {
 			if p.Status.Phase == corev1.PodRunning {
 				running = p
@@ -227,7 +226,7 @@ func (s *scene) kubelet(signal syscall.Signal) error {
 
 // nodeReady waits until Kubernetes holds nothing against the node any more.
 func (s *scene) nodeReady() {
-	s.until(most, "the node is ready again", func() bool {
+	s.until("the node is ready again", func() bool {
 		n, err := s.client.CoreV1().Nodes().Get(s.ctx, s.node, metav1.GetOptions{})
 		return err == nil && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return strings.HasPrefix(t.Key, lifecycleTaints) })
 	})
