@@ -50,6 +50,10 @@ type Replay struct {
 	lookAt      time.Time
 }
 
+// ErrSecondJob is what the error wraps of a recording with several Jobs where
+// Replay.Job is not set.
+var ErrSecondJob = errors.New("a second Job")
+
 // maxPods bounds the Pods that are kept at one time. A Job has few.
 const maxPods = 1_000
 
@@ -143,7 +147,7 @@ func (r *Replay) observeJob(l Line) error {
 		r.uid = job.UID
 		maps.DeleteFunc(r.pods, func(_ types.UID, p *corev1.Pod) bool { return jobstatus.JobOf(p).UID != r.uid })
 	case r.Job == "" && job.UID != r.uid:
-		return l.errorf("a second Job, %s (uid %s): say which one is meant", job.Name, job.UID)
+		return l.errorf("%w, %s (uid %s)", ErrSecondJob, job.Name, job.UID)
 	case job.UID != r.uid:
 		return nil // made anew under the name: the log is about the first
 	}

@@ -1,6 +1,7 @@
 package jobrelay
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +31,9 @@ func (e *explainCommand) Run(c *console) error {
 		in, name = f, e.File
 	}
 	x, err := e.explain(in)
+	if errors.Is(err, recording.ErrSecondJob) {
+		err = fmt.Errorf("%w: --job NAME says which one is meant", err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errUnreadable, name, err)
 	}

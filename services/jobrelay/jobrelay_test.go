@@ -62,7 +62,11 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			env.Vars = append(env.Vars, "PORT="+port, "NATS="+n.URL(), "QUEUE="+queues["jobs"], "FIFO="+queues["jobs.fifo"], "REDRIVEN="+queues["redriven"], "AWS_ENDPOINT_URL_SQS="+q.URL(),
+			recordings, err := filepath.Abs("../../pkg/jobstatus/testdata/recordings")
+			if err != nil {
+				return err
+			}
+			env.Vars = append(env.Vars, "PORT="+port, "RECORDINGS="+recordings, "NATS="+n.URL(), "QUEUE="+queues["jobs"], "FIFO="+queues["jobs.fifo"], "REDRIVEN="+queues["redriven"], "AWS_ENDPOINT_URL_SQS="+q.URL(),
 				"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=us-east-1")
 			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
 		},

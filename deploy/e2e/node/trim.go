@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,16 +64,7 @@ func without(o map[string]any, path ...string) {
 	}
 }
 
-// trimFiles writes recordings into a folder, each line trimmed.
-func trimFiles(files []string, to string) error {
-	for _, name := range files {
-		if err := trimFile(name, filepath.Join(to, filepath.Base(name))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// trimFile writes a recording anew, each of its objects trimmed.
 func trimFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
