@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 )
@@ -16,7 +17,7 @@ import (
 // are best effort, and a namespace is watched by nobody. It refines a code and
 // never decides whether a Job ends.
 type Evidence struct {
-	Events           []corev1.Event // of the Job and its Pods, in any order
+	Events           []corev1.Event // in any order; those of other objects are passed over
 	NamespaceDeleted bool           // it is being deleted, or gone
 }
 
@@ -78,15 +79,18 @@ var eventCauses = []struct {
 // eventReason is the cause that the youngest of the Events names: those of the
 // Job count where it has no Pod, else those of its Pods.
 func eventReason(o Observation, events []corev1.Event) (Reason, bool) {
-	kind := "Pod"
-	if len(o.alive()) == 0 {
-		kind = "Job"
+	kind, about := "Pod", map[types.UID]bool{}
+	for _, p := range o.alive() {
+		about[p.UID] = true
+	}
+	if len(about) == 0 {
+		kind, about[o.job.UID] = "Job", true
 	}
 	var found Reason
 	var at time.Time
 	for i := range events {
 		e := &events[i]
-		if e.InvolvedObject.Kind != kind || !seen(e).After(at) {
+		if !about[e.InvolvedObject.UID] || e.InvolvedObject.Kind != kind || !seen(e).After(at) {
 			continue
 		}
 		for _, c := range eventCauses {

@@ -15,8 +15,12 @@ import (
 
 // anEvent is a Kubernetes Event about a Job or Pod, after a time.
 func anEvent(kind, reason, message string, after time.Duration) corev1.Event {
+	uid := aJob().UID
+	if kind == "Pod" {
+		uid = aPod("a").UID
+	}
 	return corev1.Event{
-		InvolvedObject: corev1.ObjectReference{Kind: kind}, Reason: reason, Message: message,
+		InvolvedObject: corev1.ObjectReference{Kind: kind, UID: uid}, Reason: reason, Message: message,
 		EventTime: metav1.NewMicroTime(at(after).Time),
 	}
 }
@@ -47,6 +51,7 @@ func TestEventsRefine(t *testing.T) {
 		{"sandbox", pods(aPod("a")), 30 * time.Minute, []corev1.Event{anEvent("Pod", "FailedCreatePodSandBox", "no\nnetwork", 0)}, "stop SANDBOX_FAILED", "no network"},
 		{"the Job's are old where it has a Pod", pods(aPod("a")), 30 * time.Minute, []corev1.Event{anEvent("Job", "FailedCreate", quota, 0)}, "stop START_TIMEOUT", ""},
 		{"a cause of its own is kept", pods(aPod("a", unscheduled("Unschedulable"))), 30 * time.Minute, []corev1.Event{anEvent("Pod", "FailedMount", "x", 0)}, "stop UNSCHEDULABLE", ""},
+		{"another's", nil, 30 * time.Minute, []corev1.Event{{InvolvedObject: corev1.ObjectReference{Kind: "Job", UID: "other"}, Reason: "FailedCreate", Message: quota}}, "stop START_TIMEOUT", ""},
 		{"nothing is decided", nil, time.Minute, []corev1.Event{anEvent("Job", "FailedCreate", quota, 0)}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

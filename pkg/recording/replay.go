@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -48,6 +49,7 @@ type Replay struct {
 	annotations map[string]string // that the watcher would have written
 	stopped     *metav1.Time      // when the watcher would have deleted the Job
 	lookAt      time.Time
+	evidence    jobstatus.Evidence
 }
 
 // ErrSecondJob is what the error wraps of a recording with several Jobs where
@@ -56,6 +58,10 @@ var ErrSecondJob = errors.New("a second Job")
 
 // maxPods bounds the Pods that are kept at one time. A Job has few.
 const maxPods = 1_000
+
+// maxEvents bounds the Kubernetes Events that are kept; those after them are
+// passed over.
+const maxEvents = 1_000
 
 // Next takes in lines that the watcher sees at one look, and returns the events
 // that were due before and that this look leads to. An *Error: the line is
@@ -128,8 +134,41 @@ func (r *Replay) observe(l Line) error {
 		return r.observeJob(l)
 	case kind.Kind == "Pod" && kind.APIVersion == corev1.SchemeGroupVersion.String():
 		return r.observePod(l)
+	case kind.Kind == "Event":
+		return r.observeEvent(l)
+	case kind.Kind == "Namespace":
+		return r.observeNamespace(l)
 	}
-	return nil // Kubernetes' Events among others: nothing is decided by them
+	return nil
+}
+
+// observeEvent keeps an Event in its newest form: the watcher looks for them
+// where a decision asks.
+func (r *Replay) observeEvent(l Line) error {
+	e := corev1.Event{}
+	if err := json.Unmarshal(l.Object, &e); err != nil {
+		return l.errorf("not an Event: %w", err)
+	}
+	if l.Type == Deleted {
+		return nil // the API forgets them after an hour
+	}
+	if i := slices.IndexFunc(r.evidence.Events, func(have corev1.Event) bool { return have.UID == e.UID }); i >= 0 {
+		r.evidence.Events[i] = e
+	} else if len(r.evidence.Events) < maxEvents {
+		r.evidence.Events = append(r.evidence.Events, e)
+	}
+	return nil
+}
+
+func (r *Replay) observeNamespace(l Line) error {
+	ns := corev1.Namespace{}
+	if err := json.Unmarshal(l.Object, &ns); err != nil {
+		return l.errorf("not a Namespace: %w", err)
+	}
+	if r.job != nil && ns.Name == r.job.Namespace {
+		r.evidence.NamespaceDeleted = l.Type == Deleted || ns.DeletionTimestamp != nil
+	}
+	return nil
 }
 
 func (r *Replay) observeJob(l Line) error {
@@ -194,7 +233,9 @@ func (r *Replay) observePod(l Line) error {
 func (r *Replay) look() []Event {
 	var out []Event
 	for r.job != nil {
-		d := jobstatus.Decide(r.observation(), r.Log, &jobsv1.JobRequested{}, r.now, r.deadlines())
+		o := r.observation()
+		d := jobstatus.Decide(o, r.Log, &jobsv1.JobRequested{}, r.now, r.deadlines())
+		d = jobstatus.Refine(o, d, r.evidence)
 		for _, data := range d.Events {
 			out = append(out, r.append(data))
 		}
