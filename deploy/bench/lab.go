@@ -21,7 +21,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/procfs"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -51,9 +50,12 @@ func (l *lab) say(format string, args ...any) {
 // machine tells what this is, and of what commit the binaries are.
 func (l *lab) machine() (machine, error) {
 	m := machine{OS: runtime.GOOS + "/" + runtime.GOARCH, CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version(), Commit: "unknown"}
-	if fs, err := procfs.NewDefaultFS(); err == nil {
-		if cpus, err := fs.CPUInfo(); err == nil && len(cpus) > 0 {
-			m.CPU = cpus[0].ModelName
+	if cpus, err := os.ReadFile("/proc/cpuinfo"); err == nil { // of Linux
+		for line := range strings.Lines(string(cpus)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
 		}
 	}
 	out, err := exec.Command(filepath.Join(l.bin, "ingest"), "--version").Output() //nolint:noctx // it ends at once
@@ -192,7 +194,7 @@ const (
 // it done to the first that found all.
 type work struct {
 	rate     float64            // what was done between the two, a second
-	counters map[string]float64 // "CPU µs/<unit>, <process>", where the system tells
+	counters map[string]float64 // "CPU µs/<unit>, <process>", where the system tells; "longest pause, ms", in which none was done
 }
 
 // until looks until all n units of the run's work are done.
@@ -201,7 +203,9 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 	defer cancel()
 	var before map[*child.Process]time.Duration
 	var begin time.Time
-	begun := 0
+	var moved time.Time // when the last of it was seen done
+	var pause time.Duration
+	begun, had := 0, 0
 	said := time.Now()
 	for {
 		have, err := done(ctx)
@@ -211,9 +215,15 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 			return work{}, err
 		case before == nil && have > 0:
 			before, begin, begun = s.cpu(), now, have
+			had, moved = have, now
+		case have > had:
+			pause = max(pause, now.Sub(moved))
+			had, moved = have, now
 		}
 		if have >= n {
-			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{}}
+			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{
+				"longest pause, ms": float64(pause.Milliseconds()),
+			}}
 			for p, after := range s.cpu() {
 				w.counters["CPU µs/"+unit+", "+p.Name] = float64((after - before[p]).Microseconds()) / float64(n-begun)
 			}

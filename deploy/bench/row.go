@@ -102,6 +102,7 @@ func (r row) run(ctx context.Context, l *lab, which side, what, profile string) 
 	if err != nil {
 		return result{}, err
 	}
+	before := usage()
 	got, err := r.Run(ctx, s, which)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", name, err)
@@ -111,6 +112,9 @@ func (r row) run(ctx context.Context, l *lab, which side, what, profile string) 
 	}
 	if err != nil {
 		return result{}, err
+	}
+	if share, ok := before.othersUntil(usage()); ok {
+		got.Counters[othersCPU] = 100 * share
 	}
 	l.say("%s: %.5g %s", s.name, got.Rate, r.Unit)
 	return got, nil

@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"testing"
+	"time"
 )
 
 func TestSpread(t *testing.T) {
@@ -50,5 +51,22 @@ func TestGoals(t *testing.T) {
 	}
 	if !(goal{"", exactly, 1}).met(spread{1, 1, 1, 1, 1}) {
 		t.Error("1 is not exactly 1")
+	}
+}
+
+func TestCPUOfOthers(t *testing.T) {
+	before := usage()
+	if !before.known {
+		t.Skip("this system does not tell")
+	}
+	for sum, end := 0.0, time.Now().Add(200*time.Millisecond); time.Now().Before(end); {
+		sum = math.Sqrt(sum + 1)
+	}
+	after := usage()
+	if own := after.ours - before.ours; own < 0.02 {
+		t.Errorf("%g s of its own, after 0.2 s of work", own)
+	}
+	if share, ok := before.othersUntil(after); !ok || share < 0 || share > 1.1 {
+		t.Errorf("%g %v", share, ok)
 	}
 }

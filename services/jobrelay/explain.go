@@ -1,6 +1,7 @@
 package jobrelay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +94,7 @@ func (x explanation) timeline() string {
 	for _, e := range x.events {
 		rows = append(rows, strings.Join([]string{
 			"+" + e.At.Sub(x.start).Round(time.Millisecond).String(), shortType(e.Type),
-			strconv.Itoa(e.Status), dash(string(e.Code)), dash(e.Message),
+			strconv.Itoa(e.Status), cmp.Or(string(e.Code), "-"), cmp.Or(e.Message, "-"),
 		}, "\t"))
 	}
 	return columns("", rows...)

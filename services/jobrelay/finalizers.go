@@ -1,10 +1,10 @@
 package jobrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,23 +34,17 @@ func (f *finalizersList) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	rows := []string{"NAMESPACE\tJOB\tID\tAGE\tSTATE"}
+	var all []cluster.Held
 	err = cluster.HeldJobs(ctx, client, f.Installation, f.Namespace, func(h cluster.Held) error {
-		if c.json {
-			return c.print(h, "")
-		}
-		rows = append(rows, strings.Join([]string{h.Namespace, h.Name, dash(cut(h.ID)), time.Since(h.Created).Round(time.Second).String(), state(h)}, "\t"))
+		all = append(all, h)
 		return nil
 	})
-	if err != nil || c.json {
+	if err != nil {
 		return interrupted(ctx, err)
 	}
-	text := columns("", rows...)
-	if len(rows) == 1 {
-		text = "no Job is held\n"
-	}
-	_, err = fmt.Fprint(c.out, text)
-	return err
+	return list(c, all, "NAMESPACE\tJOB\tID\tAGE\tSTATE", "no Job is held\n", func(h cluster.Held) []string {
+		return []string{h.Namespace, h.Name, cmp.Or(cut(h.ID), "-"), time.Since(h.Created).Round(time.Second).String(), state(h)}
+	})
 }
 
 // state says what a watcher would still do about it.

@@ -155,6 +155,28 @@ func (c *console) paint(color, text string) string {
 	return color + text + plain
 }
 
+// list prints a line of each for machines, and for people a table, or none where
+// there is nothing to list. cells are those of a row.
+func list[T any](c *console, all []T, header, none string, cells func(T) []string) error {
+	if c.json {
+		for _, v := range all {
+			if err := c.print(v, ""); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	rows := []string{header}
+	for _, v := range all {
+		rows = append(rows, strings.Join(cells(v), "\t"))
+	}
+	text := columns("", rows...)
+	if len(all) == 0 {
+		text = none
+	}
+	return c.print(nil, text)
+}
+
 // columns aligns rows whose cells are separated by tabs, each with a prefix.
 func columns(prefix string, rows ...string) string {
 	var text strings.Builder
