@@ -136,7 +136,7 @@ func Vanished(o Observation, l Log, r *jobsv1.JobRequested, now time.Time, d Dea
 			return Decision{Events: out.Events, Reason: out.Reason}
 		}
 	}
-	unknown := Reason{OutcomeUnknown, sentence("Job " + o.job.Name + " vanished and nobody saw how it ended: its finalizer was taken off by somebody else")}
+	unknown := Reason{OutcomeUnknown, sentence("Job " + o.job.Name + " vanished and nobody saw how it ended: it was deleted without the finalizer that holds it")}
 	return Decision{Events: append(out.Events, exception(o, unknown)), Reason: unknown}
 }
 

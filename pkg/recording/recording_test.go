@@ -68,7 +68,8 @@ func TestReplay(t *testing.T) {
 		{"pods before their Job", line(0, "ADDED", pod("p", "a", `{"phase":"Running","containerStatuses":[{"name":"","state":{"running":{}}}]}`)) + line(1, "ADDED", job("a", began)), "", "1:0, 1:1", "pod p on node n running"},
 		{"another Job's pod", line(0, "ADDED", pod("p", "b", `{"phase":"Succeeded"}`)) + line(1, "ADDED", job("a", began)), "", "1:0", "Job a without a Pod"},
 		{"the Job that was asked for", line(0, "ADDED", job("b", complete)) + line(1, "ADDED", job("a", began)) + line(2, "MODIFIED", job("b", complete)), "a", "1:0", "Job a without a Pod"},
-		{"a Job that goes", line(0, "ADDED", job("a", began)) + line(1, "DELETED", job("a", complete)), "", "0:0", "the Job is gone"},
+		{"a Job that goes", line(0, "ADDED", job("a", began)) + line(1, "DELETED", job("a", complete)), "", "0:0, 1:2", ""},
+		{"a Job that goes before its end", line(0, "ADDED", job("a", began)) + line(1, "DELETED", job("a", began)), "", "0:0, 1:99 OUTCOME_UNKNOWN", ""},
 		{"other kinds, actions and empty lines", line(0, "ADDED", `{"kind":"Event"}`) + "\n" + line(1, "ACTION", "null") + line(2, "ADDED", job("a", began)), "", "2:0", "Job a without a Pod"},
 		// The watcher ends it at second 61: that the image comes later did not happen.
 		{"what the watcher would have ended", line(0, "ADDED", job("a", began)) + line(1, "ADDED", pod("p", "a", waiting)) +

@@ -50,6 +50,7 @@ type Replay struct {
 	stopped     *metav1.Time      // when the watcher would have deleted the Job
 	lookAt      time.Time
 	evidence    jobstatus.Evidence
+	vanished    bool // the Job went, and was not looked back at yet
 }
 
 // ErrSecondJob is what the error wraps of a recording with several Jobs where
@@ -192,10 +193,7 @@ func (r *Replay) observeJob(l Line) error {
 	}
 	jobstatus.Trim(job)
 	r.job = job
-	if l.Type == Deleted {
-		r.job = nil
-		r.gone.Drop(r.uid)
-	}
+	r.vanished = l.Type == Deleted
 	return nil
 }
 
@@ -232,6 +230,16 @@ func (r *Replay) observePod(l Line) error {
 // look decides until nothing is left to do now.
 func (r *Replay) look() []Event {
 	var out []Event
+	if r.vanished {
+		o := r.observation()
+		d := jobstatus.Refine(o, jobstatus.Vanished(o, r.Log, &jobsv1.JobRequested{}, r.now, r.deadlines()), r.evidence)
+		for _, data := range d.Events {
+			out = append(out, r.append(data))
+		}
+		r.job, r.vanished, r.lookAt = nil, false, time.Time{}
+		r.gone.Drop(r.uid)
+		return out
+	}
 	for r.job != nil {
 		o := r.observation()
 		d := jobstatus.Decide(o, r.Log, &jobsv1.JobRequested{}, r.now, r.deadlines())
