@@ -81,7 +81,7 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 .PHONY: generate
 generate: $(BUF) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
-	@go test ./pkg/jobstatus -run TestErrorCodesPage -update >/dev/null
+	@go test ./pkg/jobstatus -run 'Page$$' -update >/dev/null
 	@go test ./services/jobrelay -run TestConfigurationPage -update >/dev/null
 
 .PHONY: verify

@@ -28,6 +28,7 @@ func TestPipeline(t *testing.T) {
 	t.Run("the original's sample", d.sample)
 	t.Run("the same message five times", d.same)
 	t.Run("how jobs end", d.ends)
+	t.Run("cancel", d.cancel)
 	t.Run("two hundred at once", d.burst)
 	t.Run("metrics", d.metrics)
 }
@@ -156,6 +157,38 @@ func (d *dev) ends(t *testing.T) {
 			t.Errorf("%s: %v %s, want %s %s", c.id, s, last.raw, c.want, c.code)
 		}
 		t.Logf("%-12s %v %s", c.id, s, last.raw)
+	}
+}
+
+// cancel ends a Job that runs and one that is not there yet, and is too late for
+// one that has its end.
+func (d *dev) cancel(t *testing.T) {
+	operator := func(args ...string) (string, int) {
+		t.Helper()
+		out, code := run(t.Context(), append(args, "--nats-url", d.NATS.URL), nil)
+		t.Logf("jobrelay %s: exit %d\n%s", strings.Join(args, " "), code, out)
+		return out, code
+	}
+	r := newReceiver(t)
+	operator("pause", "held")
+	d.send(message("cancel me", "sim/hang", r.URL(), ""), message("over", "busybox", r.URL(), ""), in("default", "held", message("not yet", "busybox", r.URL(), "")))
+	r.await(d, time.Minute, "over")
+	d.eventually("callback 1 of the one that hangs", time.Minute, func() bool { return len(heard(t, r.Calls())["cancel me"]) == 2 })
+	if out, code := operator("cancel", "cancel me", "not yet", "--reason", "it hangs"); code != 0 || strings.Count(out, "cancelled: status 99 CANCELLED") != 2 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	if out, code := operator("cancel", "over"); code != 1 || !strings.Contains(out, "over too late: status 2") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	operator("resume", "held")
+	got := r.await(d, time.Minute, "cancel me", "not yet")
+	for id, want := range map[string]string{"cancel me": "[0 1 99]", "not yet": "[99]", "over": "[0 1 2]"} {
+		if s, _ := statuses(t, got[id]); fmt.Sprint(s) != want {
+			t.Errorf("%s: %v", id, s)
+		}
+	}
+	if last := got["cancel me"][2]; last.Detail.Error.Message != "Cancelled by the operator: it hangs." {
+		t.Error(last.raw)
 	}
 }
 

@@ -36,20 +36,16 @@ func reject(t *testing.T, b *broker.Broker, id, service, code string) broker.Rej
 		LogKey: event.RejectedLogKey(id, body), Body: body, ID: id, Service: service,
 		Problems: []*jobsv1.Problem{{Path: "$.job", Code: "required", Message: "is required"}},
 	}
-	if err := b.Reject(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	if code == "" {
-		return r
+		err = b.Reject(t.Context(), r)
+	} else {
+		err = b.Refuse(t.Context(), broker.Refusal{
+			Rejection: r, Code: code, Source: event.SourceOfQueue("default", "jobs"),
+			Trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", At: time.Now(),
+		})
 	}
-	e, err := event.New(r.LogKey, event.SourceOfQueue("default", "jobs"), id, 0, time.Now(), &jobsv1.RequestRejected{
-		Id: id, Service: service, Problems: r.Problems, Error: &jobsv1.Error{ErrorCode: code},
-	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	e.Trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	if _, err := b.Append(t.Context(), service, broker.Tail{}, e); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -136,12 +136,18 @@ func terminated(code Code, p *corev1.Pod, s *corev1.ContainerStatus, what string
 		text += " (" + quote(t.Reason, maxQuote) + ")"
 	}
 	text += "."
-	message := t.Message
-	if code == ContainerStartFailed {
-		message = quoted.ReplaceAllString(message, `"…"`)
-	}
-	if m := quote(message, maxTermination); m != "" {
+	if m := terminationMessage(code, t); m != "" {
 		text += " Termination message: " + m
 	}
 	return Reason{code, text}
+}
+
+// terminationMessage is the container's own, or what the runtime says instead,
+// without the command that it quotes.
+func terminationMessage(code Code, t *corev1.ContainerStateTerminated) string {
+	message := t.Message
+	if code == ContainerStartFailed || t.Reason == reasonStartError || t.Reason == reasonContainerCannotRun {
+		message = quoted.ReplaceAllString(message, `"…"`)
+	}
+	return quote(message, maxTermination)
 }

@@ -17,13 +17,14 @@ type Deadlines struct {
 	Unstartable time.Duration // from the first sight of what cannot heal by itself
 	Stuck       time.Duration // beyond their grace period, for Pods that should be gone
 	Settle      time.Duration // for the watch of Pods to catch up with that of Jobs
+	Suspended   time.Duration // from its creation, for a Job that is suspended
 }
 
 // DefaultDeadlines are those of the contract.
 func DefaultDeadlines() Deadlines {
 	return Deadlines{
 		Start: 30 * time.Minute, ImagePull: 5 * time.Minute, Unstartable: time.Minute,
-		Stuck: 5 * time.Minute, Settle: 10 * time.Second,
+		Stuck: 5 * time.Minute, Settle: 10 * time.Second, Suspended: 11 * 24 * time.Hour,
 	}
 }
 
@@ -97,10 +98,10 @@ func verdict(o Observation, l Log, now time.Time, d Deadlines) Decision {
 		if at := c.LastTransitionTime.Add(d.Settle); !l.PodStarted && !o.settled(l) && now.Before(at) {
 			return Decision{LookAt: at}
 		}
-		return end(o, completed(o.job, c), Reason{})
+		return end(o, completed(o, c), Reason{})
 	}
 	if c := o.condition(batchv1.JobSuccessCriteriaMet); c != nil {
-		return decided(o, c, completed(o.job, c), Reason{}, now, d)
+		return decided(o, c, completed(o, c), Reason{}, now, d)
 	}
 	if o.stop != nil {
 		return stopping(o, now, d)
@@ -109,17 +110,20 @@ func verdict(o Observation, l Log, now time.Time, d Deadlines) Decision {
 		r := cause(o, c)
 		f := o.condition(batchv1.JobFailed)
 		if f == nil {
-			return decided(o, c, failed(o.job, r), r, now, d)
+			return decided(o, c, failed(o, c, r), r, now, d)
 		}
 		if at := f.LastTransitionTime.Add(d.Settle); !o.settled(l) && now.Before(at) && !o.Deleting() {
 			return Decision{LookAt: at}
 		}
-		return end(o, failed(o.job, r), r)
+		return end(o, failed(o, f, r), r)
 	}
 	if o.Deleting() {
 		// At once: in a background deletion the Pods go after the Job.
 		r := Reason{JobDeleted, "Somebody deleted Job " + o.job.Name + " before it ended."}
-		return end(o, exception(o.job, r), r)
+		return end(o, exception(o, r), r)
+	}
+	if l.PodStarted && o.job.Status.StartTime == nil {
+		return suspended(o, now, d)
 	}
 	if l.PodStarted {
 		return Decision{}
@@ -141,7 +145,7 @@ func decided(o Observation, c *batchv1.JobCondition, e Event, r Reason, now time
 		return Decision{LookAt: stuckAt}
 	}
 	r = Reason{TerminationStuck, sentence("The Job is decided (" + quote(c.Reason, maxQuote) + ") but does not end: " + places(alive) + " did not terminate")}
-	return end(o, exception(o.job, r), r)
+	return end(o, exception(o, r), r)
 }
 
 // end appends the terminal event and releases the Job.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,8 +41,8 @@ func podStarted(job *batchv1.Job, p *corev1.Pod) *jobsv1.PodStarted {
 
 // completed has the whole seconds from the Job's start to its completion, or,
 // where Kubernetes did not get to write that, to the decision that it is one.
-func completed(job *batchv1.Job, c *batchv1.JobCondition) *jobsv1.JobCompleted {
-	end := c.LastTransitionTime.Time
+func completed(o Observation, c *batchv1.JobCondition) *jobsv1.JobCompleted {
+	job, end := o.job, c.LastTransitionTime.Time
 	if job.Status.CompletionTime != nil {
 		end = job.Status.CompletionTime.Time
 	}
@@ -51,17 +52,87 @@ func completed(job *batchv1.Job, c *batchv1.JobCondition) *jobsv1.JobCompleted {
 	}
 	return &jobsv1.JobCompleted{
 		JobId: string(job.UID), JobName: job.Name, Namespace: job.Namespace,
-		DurationSeconds: unsigned(int64(ran / time.Second)),
+		DurationSeconds: unsigned(int64(ran / time.Second)), Times: times(o, end),
 	}
 }
 
-func failed(job *batchv1.Job, r Reason) *jobsv1.JobFailed {
-	return &jobsv1.JobFailed{JobId: string(job.UID), JobName: job.Name, Namespace: job.Namespace, Error: r.proto()}
+func failed(o Observation, c *batchv1.JobCondition, r Reason) *jobsv1.JobFailed {
+	return &jobsv1.JobFailed{
+		JobId: string(o.job.UID), JobName: o.job.Name, Namespace: o.job.Namespace,
+		Error: r.proto(), Times: times(o, c.LastTransitionTime.Time), Evidence: evidence(o, r.Code),
+	}
 }
 
-func exception(job *batchv1.Job, r Reason) *jobsv1.JobException {
-	return &jobsv1.JobException{JobId: string(job.UID), JobName: job.Name, Namespace: job.Namespace, Error: r.proto()}
+func exception(o Observation, r Reason) *jobsv1.JobException {
+	var end time.Time
+	if o.Deleting() {
+		end = o.job.DeletionTimestamp.Time
+	}
+	return &jobsv1.JobException{
+		JobId: string(o.job.UID), JobName: o.job.Name, Namespace: o.job.Namespace,
+		Error: r.proto(), Times: times(o, end), Evidence: evidence(o, r.Code),
+	}
 }
+
+// times are those of the Job and of the first Pod that ran.
+func times(o Observation, end time.Time) *jobsv1.Times {
+	out := &jobsv1.Times{CreatedAt: stamp(o.job.CreationTimestamp.Time), EndedAt: stamp(end)}
+	if o.job.Status.StartTime != nil {
+		out.StartedAt = stamp(o.job.Status.StartTime.Time)
+	}
+	if o.ran == nil {
+		return out
+	}
+	if c := podCondition(o.ran, corev1.PodScheduled, corev1.ConditionTrue); c != nil {
+		out.ScheduleSeconds = seconds(o.ran.CreationTimestamp.Time, c.LastTransitionTime.Time)
+	}
+	if s := statusOf(o.ran, mainContainer(o.job)); s != nil && started(s.State.Terminated) {
+		out.RunSeconds = seconds(s.State.Terminated.StartedAt.Time, s.State.Terminated.FinishedAt.Time)
+	}
+	return out
+}
+
+// evidence is the Pod that tells why the Job failed, else the youngest.
+func evidence(o Observation, code Code) *jobsv1.Evidence {
+	p := o.failed
+	if all := byCreation(append(append([]*corev1.Pod(nil), o.pods...), o.gone...)); p == nil && len(all) > 0 {
+		p = all[len(all)-1]
+	}
+	if p == nil {
+		return nil
+	}
+	out := &jobsv1.Evidence{PodId: string(p.UID), PodName: p.Name, NodeName: p.Spec.NodeName, Reason: quote(p.Status.Reason, maxQuote)}
+	s := failedContainer(p, mainContainer(o.job))
+	if s == nil {
+		s = failedInit(p)
+	}
+	if s == nil {
+		s = statusOf(p, mainContainer(o.job))
+	}
+	if s == nil {
+		return out
+	}
+	out.Container, out.RestartCount = s.Name, unsigned(int64(s.RestartCount))
+	if t := s.State.Terminated; t != nil {
+		out.ExitCode, out.Signal = t.ExitCode, t.Signal
+		out.TerminationMessage = terminationMessage(code, t)
+		if t.Reason != "" {
+			out.Reason = quote(t.Reason, maxQuote)
+		}
+	} else if w := s.State.Waiting; w != nil {
+		out.Reason = quote(w.Reason, maxQuote)
+	}
+	return out
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func seconds(from, to time.Time) uint32 { return unsigned(int64(to.Sub(from) / time.Second)) }
 
 func (r Reason) proto() *jobsv1.Error {
 	return &jobsv1.Error{ErrorCode: string(r.Code), Message: r.Message}

@@ -134,13 +134,25 @@ func start(o Observation, now time.Time, d Deadlines) Decision {
 		look = earliest(look, at)
 	}
 	if o.job.Status.StartTime == nil {
-		return Decision{LookAt: look}
+		again := suspended(o, now, d)
+		again.LookAt = earliest(look, again.LookAt)
+		return again
 	}
 	at := o.job.Status.StartTime.Add(d.Start)
 	if !now.Before(at) {
 		return stop(notStarted(pods, d.Start))
 	}
 	return Decision{LookAt: earliest(look, at)}
+}
+
+// suspended ends a Job that was not resumed in time: launch wait, suspension,
+// start and run together are to end within the retention of the streams.
+func suspended(o Observation, now time.Time, d Deadlines) Decision {
+	at := o.job.CreationTimestamp.Add(d.Suspended)
+	if !now.Before(at) {
+		return stop(Reason{StartTimeout, sentence(fmt.Sprintf("The Job was suspended %s after its creation, and not resumed", d.Suspended))})
+	}
+	return Decision{LookAt: at}
 }
 
 // notStarted is why nothing ran until the start deadline, as far as the Pods
@@ -160,8 +172,11 @@ func notStarted(pods []*corev1.Pod, after time.Duration) Reason {
 func pending(p *corev1.Pod) (Code, string) {
 	if c := podCondition(p, corev1.PodScheduled, corev1.ConditionFalse); c != nil {
 		code := Unschedulable
-		if c.Reason == corev1.PodReasonSchedulingGated {
+		switch {
+		case c.Reason == corev1.PodReasonSchedulingGated:
 			code = SchedulingGated
+		case missingClaim(c.Message):
+			code = VolumeNotFound
 		}
 		return code, place(p) + " is not scheduled: " + quote(c.Message, maxQuote)
 	}

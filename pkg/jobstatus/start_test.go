@@ -41,7 +41,11 @@ func TestStartDeadlines(t *testing.T) {
 		{"gated", aJob(), aPod("a", unscheduled("SchedulingGated")), 30 * time.Minute, "stop SCHEDULING_GATED", 0},
 		{"create error", aJob(), aPod("a", waits("CreateContainerError")), 30 * time.Minute, "stop CONTAINER_CREATE_FAILED", 0},
 		{"the earliest deadline counts", aJob(marked("image-pull@2026-07-01T12:29:00Z")), aPod("a", waits("ErrImagePull")), 29 * time.Minute, "", 30 * time.Minute},
-		{"suspended", aJob(suspended), nil, 48 * time.Hour, "", 0},
+		{"no claim", aJob(), aPod("a", unscheduled("Unschedulable"), func(p *corev1.Pod) {
+			p.Status.Conditions[len(p.Status.Conditions)-1].Message = `0/2 nodes are available: persistentvolumeclaim "ps-pvc" not found.`
+		}), 30 * time.Minute, "stop VOLUME_NOT_FOUND", 0},
+		{"suspended", aJob(suspended), nil, 48 * time.Hour, "", 11 * 24 * time.Hour},
+		{"suspended for too long", aJob(suspended), nil, 11 * 24 * time.Hour, "stop START_TIMEOUT", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var all []*corev1.Pod

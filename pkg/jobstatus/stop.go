@@ -15,6 +15,16 @@ func stop(r Reason) Decision {
 	return Decision{Step: StepStop, Value: FormatReason(r), Reason: r}
 }
 
+// CancelReason is the reason of a job that an operator cancelled, with the
+// operator's words.
+func CancelReason(words string) Reason {
+	text := "Cancelled by the operator"
+	if words = quote(words, maxQuote); words != "" {
+		text += ": " + words
+	}
+	return Reason{Cancelled, sentence(text)}
+}
+
 // FormatReason is the annotation stop-reason: JSON {code, message}.
 func FormatReason(r Reason) string {
 	b, err := json.Marshal(r)
@@ -47,7 +57,7 @@ func stopping(o Observation, now time.Time, d Deadlines) Decision {
 		return Decision{Step: StepDelete}
 	}
 	if podsGone(o, now, d) {
-		return end(o, exception(o.job, *o.stop), *o.stop)
+		return end(o, exception(o, *o.stop), *o.stop)
 	}
 	deletion := o.job.DeletionTimestamp.Time
 	if at := deletion.Add(o.grace() + d.Stuck); now.Before(at) {
@@ -61,7 +71,7 @@ func stopping(o Observation, now time.Time, d Deadlines) Decision {
 	}
 	r := *o.stop
 	r.Message = sentence(r.Message) + " " + sentence("Not confirmed stopped: "+places(o.alive()))
-	return Decision{Events: []Event{exception(o.job, r)}, Reason: r}
+	return Decision{Events: []Event{exception(o, r)}, Reason: r}
 }
 
 // foregroundDeletion is the finalizer that Kubernetes holds a Job with until

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	batchv1 "k8s.io/client-go/kubernetes/typed/batch/v1"
-	"k8s.io/client-go/rest"
 	"pgregory.net/rapid"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
@@ -39,12 +38,7 @@ type apiServer struct {
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
 	shared := kubed.Shared(t)
-	config, err := cluster.Config(shared.Kubeconfig(), "kubejob", process.Version())
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.WarningHandler = rest.NoWarnings{} // of many values here
-	client, err := kubernetes.NewForConfig(config)
+	client, err := cluster.Client(shared.Kubeconfig(), "kubejob", process.Version())
 	if err != nil {
 		t.Fatal(err)
 	}

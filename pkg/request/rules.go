@@ -18,7 +18,7 @@ import (
 // The bounds of strings, in characters. Where Kubernetes has one, its
 // validation is asked instead.
 const (
-	maxID         = 256
+	MaxID         = 256  // of an id
 	maxPrefixName = 54   // 63 less a dash and 8 of hash
 	maxImage      = 1024 // 255 of name, 128 of tag, and a digest
 	maxMountPath  = 4096 // PATH_MAX
@@ -29,8 +29,8 @@ func identifier(s string) (code, message string) {
 	switch {
 	case s == "":
 		return CodeInvalid, "must not be empty"
-	case utf8.RuneCountInString(s) > maxID:
-		return tooLong(maxID)
+	case utf8.RuneCountInString(s) > MaxID:
+		return tooLong(MaxID)
 	case strings.ContainsFunc(s, unicode.IsControl):
 		return CodeInvalid, "must not have control characters"
 	}

@@ -47,6 +47,10 @@ type cli struct {
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`
 
+	Cancel     cancelCommand     `cmd:"" help:"End jobs, whether their Job exists or not."`
+	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
+	Explain    explainCommand    `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
+
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
 
@@ -149,6 +153,28 @@ func (c *console) paint(color, text string) string {
 		return text
 	}
 	return color + text + plain
+}
+
+// list prints a line of each for machines, and for people a table, or none where
+// there is nothing to list. cells are those of a row.
+func list[T any](c *console, all []T, header, none string, cells func(T) []string) error {
+	if c.json {
+		for _, v := range all {
+			if err := c.print(v, ""); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	rows := []string{header}
+	for _, v := range all {
+		rows = append(rows, strings.Join(cells(v), "\t"))
+	}
+	text := columns("", rows...)
+	if len(all) == 0 {
+		text = none
+	}
+	return c.print(nil, text)
 }
 
 // columns aligns rows whose cells are separated by tabs, each with a prefix.

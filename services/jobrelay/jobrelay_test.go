@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rs/zerolog"
 
+	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -58,11 +58,15 @@ func TestCommands(t *testing.T) {
 				}
 			}
 			env.Values["sqs"] = q
-			port, err := freePort()
+			ports, err := child.FreePorts(1)
 			if err != nil {
 				return err
 			}
-			env.Vars = append(env.Vars, "PORT="+port, "NATS="+n.URL(), "QUEUE="+queues["jobs"], "FIFO="+queues["jobs.fifo"], "REDRIVEN="+queues["redriven"], "AWS_ENDPOINT_URL_SQS="+q.URL(),
+			recordings, err := filepath.Abs("../../pkg/jobstatus/testdata/recordings")
+			if err != nil {
+				return err
+			}
+			env.Vars = append(env.Vars, "PORT="+strconv.Itoa(ports[0]), "RECORDINGS="+recordings, "NATS="+n.URL(), "QUEUE="+queues["jobs"], "FIFO="+queues["jobs.fifo"], "REDRIVEN="+queues["redriven"], "AWS_ENDPOINT_URL_SQS="+q.URL(),
 				"AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=us-east-1")
 			return os.WriteFile(env.Cd+"/sample.json", request.Sample, 0o600)
 		},
@@ -247,14 +251,4 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no log key")
 	}
 	ts.Setenv(args[0], found[1])
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
 }

@@ -1,11 +1,11 @@
 package jobrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -89,27 +89,11 @@ func (p *pausedCommand) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	defer b.Close()
-	list, err := b.Paused(ctx)
+	paused, err := b.Paused(ctx)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	rows := []string{"SERVICE\tSINCE\tREASON"}
-	for _, pause := range list {
-		if c.json {
-			if err := c.print(pause, ""); err != nil {
-				return err
-			}
-			continue
-		}
-		rows = append(rows, strings.Join([]string{pause.Service, pause.At.Local().Format(time.DateTime), dash(cut(pause.Reason))}, "\t"))
-	}
-	if c.json {
-		return nil
-	}
-	text := columns("", rows...)
-	if len(list) == 0 {
-		text = "no service is paused\n"
-	}
-	_, err = fmt.Fprint(c.out, text)
-	return err
+	return list(c, paused, "SERVICE\tSINCE\tREASON", "no service is paused\n", func(p broker.Pause) []string {
+		return []string{p.Service, p.At.Local().Format(time.DateTime), cmp.Or(cut(p.Reason), "-")}
+	})
 }

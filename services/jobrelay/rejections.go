@@ -2,6 +2,7 @@ package jobrelay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,42 +80,22 @@ func (l *rejectionsList) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	defer b.Close()
-	list, err := b.Rejections(ctx, broker.RejectionFilter{Since: l.Since.Time, Service: l.Service, Code: l.Code, Limit: l.Limit})
+	recorded, err := b.Rejections(ctx, broker.RejectionFilter{Since: l.Since.Time, Service: l.Service, Code: l.Code, Limit: l.Limit})
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	rows := []string{"WHEN\tSERVICE\tID\tCODE\tREASON\tLOG KEY"}
-	for _, r := range list {
-		line := newRejection(r)
-		if c.json {
-			if err := c.print(line, ""); err != nil {
-				return err
-			}
-			continue
-		}
-		rows = append(rows, strings.Join([]string{
-			line.At.Local().Format(time.DateTime), dash(line.Service), dash(line.ID), dash(line.Code), cut(reason(line.Reason)), line.LogKey,
-		}, "\t"))
+	var all []rejection
+	for _, r := range recorded {
+		all = append(all, newRejection(r))
 	}
-	if len(list) == l.Limit {
+	if len(all) == l.Limit {
 		c.say("there may be more: --limit takes up to 1000")
 	}
-	if c.json {
-		return nil
-	}
-	text := columns("", rows...)
-	if len(list) == 0 {
-		text = "no rejection is recorded that fits\n"
-	}
-	_, err = fmt.Fprint(c.out, text)
-	return err
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
+	return list(c, all, "WHEN\tSERVICE\tID\tCODE\tREASON\tLOG KEY", "no rejection is recorded that fits\n", func(r rejection) []string {
+		return []string{
+			r.At.Local().Format(time.DateTime), cmp.Or(r.Service, "-"), cmp.Or(r.ID, "-"), cmp.Or(r.Code, "-"), cut(reason(r.Reason)), r.LogKey,
+		}
+	})
 }
 
 func reason(p *jobsv1.Problem) string {
@@ -229,19 +210,13 @@ func (s *rejectionsShow) Run(ctx context.Context, c *console) error {
 
 func (s *shown) text(c *console) string {
 	const unread = "could not be read"
-	or := func(value, other string) string {
-		if value == "" {
-			return other
-		}
-		return value
-	}
 	text := columns("",
 		"rejected\t"+s.At.Local().Format(time.DateTime),
-		"code\t"+or(s.Code, "no event tells it"),
-		"id\t"+or(s.ID, unread),
-		"service\t"+or(s.Service, unread),
-		"webhook\t"+or(s.Webhook, "none, or "+unread),
-		"queue\t"+or(s.Queue, "no event tells it"),
+		"code\t"+cmp.Or(s.Code, "no event tells it"),
+		"id\t"+cmp.Or(s.ID, unread),
+		"service\t"+cmp.Or(s.Service, unread),
+		"webhook\t"+cmp.Or(s.Webhook, "none, or "+unread),
+		"queue\t"+cmp.Or(s.Queue, "no event tells it"),
 		fmt.Sprintf("body\t%d bytes", s.Bytes),
 	)
 	var rows []string

@@ -27,18 +27,8 @@ func (r *renderCommand) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	var t tally
-	for m, err := range r.messages() {
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		if err != nil {
-			t.unreadable++
-			c.say("%v", err)
-			continue
-		}
-		if err := r.render(c, &t, m); err != nil {
-			return err
-		}
+	if err := t.each(ctx, c, &r.sources, func(m message) error { return r.render(c, &t, m) }); err != nil {
+		return err
 	}
 	return t.err()
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -29,9 +28,7 @@ func (r *replicasCommand) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ROLE\tINSTANCE\tVERSION\tUP\tREADY\tSAYS")
+	rows := []string{"ROLE\tINSTANCE\tVERSION\tUP\tREADY\tSAYS"}
 	for _, s := range replicas {
 		var says []string
 		for _, part := range slices.Sorted(maps.Keys(s.Checks)) {
@@ -40,16 +37,14 @@ func (r *replicasCommand) Run(ctx context.Context, c *console) error {
 			}
 		}
 		ready := map[bool]string{true: "yes", false: "no"}[s.Ready]
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Role, s.Instance, s.Version, s.At.Sub(s.Started).Round(time.Second), ready, strings.Join(says, "; "))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", s.Role, s.Instance, s.Version, s.At.Sub(s.Started).Round(time.Second), ready, strings.Join(says, "; ")))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
+	text := columns("", rows...)
 	if replicas == nil {
 		replicas = []broker.Status{} // [] for machines
-		text.WriteString("no replica has reported in the last minute\n")
+		text += "no replica has reported in the last minute\n"
 	}
-	return c.print(replicas, text.String())
+	return c.print(replicas, text)
 }
 
 type healthcheckCommand struct {

@@ -98,8 +98,8 @@ func (s *sendCommand) copies(m message) iter.Seq2[sqsqueue.Outgoing, error] {
 		}
 		for i := range s.Count {
 			name := fmt.Sprintf("%s-%d", id.value, i+1)
-			if utf8.RuneCountInString(name) > maxID {
-				yield(sqsqueue.Outgoing{Name: m.name()}, fmt.Errorf("its id is too long for --count: with the suffix it has more than %d characters", maxID))
+			if utf8.RuneCountInString(name) > request.MaxID {
+				yield(sqsqueue.Outgoing{Name: m.name()}, fmt.Errorf("its id is too long for --count: with the suffix it has more than %d characters", request.MaxID))
 				return
 			}
 			if !yield(sqsqueue.Outgoing{Name: m.name() + " as " + name, Body: id.replaced(name)}, nil) {
@@ -108,9 +108,6 @@ func (s *sendCommand) copies(m message) iter.Seq2[sqsqueue.Outgoing, error] {
 		}
 	}
 }
-
-// maxID is how many characters the contract gives an id.
-const maxID = 256
 
 // place of an id's value in a message.
 type idValue struct {

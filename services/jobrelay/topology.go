@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 )
@@ -35,15 +33,11 @@ func (t *topologyApply) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	var rows []string
 	for _, change := range changes {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", change.Action, change.Name, change.Detail)
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s", change.Action, change.Name, change.Detail))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	return c.print(changes, text.String())
+	return c.print(changes, columns("", rows...))
 }
 
 type topologyVerify struct {

@@ -100,25 +100,13 @@ func (v *validateCommand) Run(ctx context.Context, c *console) error {
 }
 
 func (v *validateCommand) read(ctx context.Context, c *console, t *tally) error {
-	for m, err := range v.messages() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			t.unreadable++
-			c.say("%v", err)
-			continue
-		}
-		verdict := v.judge(m.body)
-		prefix := ""
+	return t.each(ctx, c, &v.sources, func(m message) error {
+		verdict, prefix := v.judge(m.body), ""
 		if v.several() {
 			verdict.File, verdict.Line, prefix = m.from(), m.line, m.name()+": "
 		}
-		if err := t.print(c, verdict, prefix); err != nil {
-			return err
-		}
-	}
-	return nil
+		return t.print(c, verdict, prefix)
+	})
 }
 
 // look judges what waits in the queue, where a look does no harm.
@@ -202,6 +190,25 @@ func problems(in []request.Problem) []*jobsv1.Problem {
 
 // tally counts the verdicts that it prints, and the files that gave none.
 type tally struct{ valid, invalid, unreadable int }
+
+// each hands the messages on until do fails or ctx ends; it counts the files that
+// cannot be read, and says why.
+func (t *tally) each(ctx context.Context, c *console, s *sources, do func(message) error) error {
+	for m, err := range s.messages() {
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		if err != nil {
+			t.unreadable++
+			c.say("%v", err)
+			continue
+		}
+		if err := do(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (t *tally) print(c *console, v verdict, prefix string) error {
 	var rows []string

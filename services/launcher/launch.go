@@ -51,6 +51,7 @@ type launcher struct {
 	log          zerolog.Logger
 	now          func() time.Time
 	installation string
+	finalizer    bool          // Jobs are held until their end is recorded
 	deadline     time.Duration // from acceptance, where the policy says no other
 	policy       func() *request.Policy
 	rate         *rate.Limiter // of all launches of this replica
@@ -189,6 +190,9 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 		job, err := kubejob.Build(r, l.installation, name)
 		if err != nil {
 			return nil, false, fmt.Errorf("%w: %w", errBuild, err)
+		}
+		if !l.finalizer {
+			job.Finalizers = nil
 		}
 		kubejob.Lay(job, l.policy().Rules(r.GetService()).JobTemplate)
 		created, err := jobs.Create(ctx, job, metav1.CreateOptions{})

@@ -28,6 +28,7 @@ type Config struct {
 	Namespace      string        `name:"launch-namespace" placeholder:"NAME" help:"The one namespace that Jobs may be created in, as /readyz checks the permission; default: all."`
 	LaunchDeadline time.Duration `name:"launch-deadline" default:"6h" help:"How long after its acceptance a request may wait for its Job to be created (at most 288h)."`
 	InFlight       int           `name:"launch-in-flight" default:"32" help:"Jobs being created at once (1 to 1000); fewer for as long as the API server answers 429."`
+	Finalizer      bool          `name:"finalizer" default:"true" negatable:"" help:"Hold each Job with the finalizer jobrelay.dev/recorded until its end is recorded. Without it a Job that goes while no watcher looks has no end, or OUTCOME_UNKNOWN."`
 	Rate           float64       `name:"launch-rate" default:"0" help:"Jobs that this replica creates in a second, at most; 0: as many as the API server takes."`
 }
 
@@ -90,7 +91,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	r.AddState("policy", policy.State)
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
-		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get,
+		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, finalizer: cfg.Finalizer,
 		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit),
 	}
 	watching, stopWatching := context.WithCancel(ctx)

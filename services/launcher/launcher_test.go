@@ -60,7 +60,7 @@ func newBench(t *testing.T) *bench {
 	return &bench{
 		launcher: &launcher{
 			broker: b, jobs: client.BatchV1(), log: zerolog.New(zerolog.NewTestWriter(t)), now: time.Now,
-			installation: "test", deadline: time.Hour, policy: func() *request.Policy { return nil },
+			installation: "test", finalizer: true, deadline: time.Hour, policy: func() *request.Policy { return nil },
 			rate: (&Config{}).limiter(), services: newServices(), metrics: newMetrics(prometheus.NewRegistry(), cluster.NewLimit(32)),
 		},
 		t: t, client: client, namespace: shared.Namespace(t),
@@ -395,6 +395,19 @@ func TestClassOfARetry(t *testing.T) {
 	}
 	if retryWait(0) < 500*time.Millisecond || retryWait(100) > 2*maxRetry {
 		t.Errorf("%s %s", retryWait(0), retryWait(100))
+	}
+}
+
+// TestWithoutFinalizer: a launcher that is told so holds nothing.
+func TestWithoutFinalizer(t *testing.T) {
+	b := newBench(t)
+	b.finalizer = false
+	if err := b.launch(t.Context(), b.request("free", nil), wakeup{}); err != nil {
+		t.Fatal(err)
+	}
+	job, err := b.client.BatchV1().Jobs(b.namespace).Get(t.Context(), kubejob.Name("bb", "free"), metav1.GetOptions{})
+	if err != nil || len(job.Finalizers) != 0 {
+		t.Errorf("%v %v", job.Finalizers, err)
 	}
 }
 

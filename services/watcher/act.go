@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/rs/zerolog"
 	batchv1 "k8s.io/api/batch/v1"
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
@@ -35,7 +35,7 @@ func (w *Watcher) act(ctx context.Context, job *batchv1.Job, s subject, d jobsta
 			w.line(job, s).Str("uid", string(job.UID)).Msg("surplus job deleted: its log has ended or is about another Job")
 		}
 	case jobstatus.StepRelease:
-		err = w.release(ctx, job)
+		err = cluster.Release(ctx, w.client, job)
 	}
 	return w.moved(job, err)
 }
@@ -47,7 +47,7 @@ func (w *Watcher) orphan(ctx context.Context, o jobstatus.Observation, job *batc
 	if !o.Owned() || !o.Finished() && !o.Deleting() {
 		return nil
 	}
-	err := w.release(ctx, job)
+	err := cluster.Release(ctx, w.client, job)
 	if err == nil && s.unknown {
 		w.metrics.outcome(jobstatus.OutcomeUnknown)
 		w.line(job, s).Str("code", string(jobstatus.OutcomeUnknown)).Msg("job without a request released")
@@ -87,25 +87,6 @@ func (w *Watcher) remove(ctx context.Context, job *batchv1.Job) error {
 		PropagationPolicy: &foreground,
 		Preconditions:     &metav1.Preconditions{UID: &job.UID, ResourceVersion: &job.ResourceVersion},
 	})
-}
-
-// release takes our finalizer off, and nothing else, whatever else has changed.
-func (w *Watcher) release(ctx context.Context, job *batchv1.Job) error {
-	i := slices.Index(job.Finalizers, kubejob.Finalizer)
-	if i < 0 {
-		return nil
-	}
-	at := fmt.Sprintf("/metadata/finalizers/%d", i)
-	patch, err := json.Marshal([]map[string]any{
-		{"op": "test", "path": "/metadata/uid", "value": job.UID},
-		{"op": "test", "path": at, "value": kubejob.Finalizer},
-		{"op": "remove", "path": at},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = w.client.BatchV1().Jobs(job.Namespace).Patch(ctx, job.Name, types.JSONPatchType, patch, metav1.PatchOptions{})
-	return err
 }
 
 // line begins the one line of an outcome.

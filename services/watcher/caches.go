@@ -3,25 +3,25 @@ package watcher
 import (
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 )
 
-// Bounds of what is kept in memory. Past them an arbitrary Job's is dropped: a
-// tail is read again, a gone Pod is evidence lost.
-const (
-	maxTails    = 20_000 // Jobs; a tail is about 1 KiB
-	maxGoneJobs = 4_000
-	maxGonePods = 8 // of one Job, the first ones
-)
+// maxTails bounds the Jobs whose tails are kept; a tail is about 1 KiB. Past it
+// an arbitrary one is dropped, and read again where it is wanted.
+const maxTails = 20_000
 
 // known is a job's log as it was last read or written.
 type known struct {
 	service string
 	tail    broker.Tail
 }
+
+// maxVanished bounds the Jobs that are looked back at; past it an arbitrary one is
+// left without an end.
+const maxVanished = 4_000
 
 // tails keeps the ends of logs by their Job's UID, so that a Job's changes do
 // not read its log each. A stale one is found out by the append that conflicts.
@@ -52,34 +52,38 @@ func (t *tails) drop(job types.UID) {
 	delete(t.byJob, job)
 }
 
-// gonePods keeps Pods as they were last seen, for as long as their Job is there:
-// a deadline deletes them before the Job says that it failed.
-type gonePods struct {
+// vanishedJobs keeps Jobs that went as they were last seen, until it is known
+// that their log has its end.
+type vanishedJobs struct {
 	mu    sync.Mutex
-	byJob map[types.UID][]*corev1.Pod
+	byJob map[types.UID]*batchv1.Job
 }
 
-func newGonePods() *gonePods { return &gonePods{byJob: map[types.UID][]*corev1.Pod{}} }
+func newVanishedJobs() *vanishedJobs { return &vanishedJobs{byJob: map[types.UID]*batchv1.Job{}} }
 
-func (g *gonePods) of(job types.UID) []*corev1.Pod {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.byJob[job]
+func (v *vanishedJobs) add(job *batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	makeRoom(v.byJob, job.UID, maxVanished)
+	v.byJob[job.UID] = job
 }
 
-func (g *gonePods) add(job types.UID, pod *corev1.Pod) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	makeRoom(g.byJob, job, maxGoneJobs)
-	if pods := g.byJob[job]; len(pods) < maxGonePods {
-		g.byJob[job] = append(pods[:len(pods):len(pods)], pod)
+// of are those of a name; a name may be used again.
+func (v *vanishedJobs) of(name types.NamespacedName) (out []*batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, job := range v.byJob {
+		if job.Namespace == name.Namespace && job.Name == name.Name {
+			out = append(out, job)
+		}
 	}
+	return out
 }
 
-func (g *gonePods) drop(job types.UID) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.byJob, job)
+func (v *vanishedJobs) drop(job *batchv1.Job) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.byJob, job.UID)
 }
 
 func makeRoom[V any](m map[types.UID]V, job types.UID, most int) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 
@@ -61,6 +62,9 @@ func (c *Config) Validate() error {
 	return c.Replica.Validate()
 }
 
+// cancelsAtOnce bounds the cancels that are carried out at once.
+const cancelsAtOnce = 16
+
 // Main is the command watcher; it returns the exit code.
 func Main() int {
 	var cfg Config
@@ -107,7 +111,12 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	log.Info().Str("instance", r.Name).Msg("watcher is running")
-	if err := w.Run(ctx); err != nil {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.Run(ctx) })
+	group.Go(func() error {
+		return r.Broker.Consume(ctx, broker.WatcherCommands, broker.ConsumeOptions{InFlight: cancelsAtOnce}, w.Cancel)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, broker.ErrClosed) {
@@ -119,7 +128,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 // permissions is what the watcher does in Kubernetes.
 func (c *Config) permissions() []cluster.Permission {
 	var out []cluster.Permission
-	for _, verb := range []string{"list", "watch", "patch", "delete"} {
+	for _, verb := range []string{"get", "list", "watch", "patch", "delete"} {
 		out = append(out, cluster.Permission{Verb: verb, Group: batchv1.GroupName, Resource: "jobs", Namespace: c.Namespace})
 	}
 	for _, verb := range []string{"list", "watch"} {

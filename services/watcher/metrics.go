@@ -22,6 +22,7 @@ type metrics struct {
 	outcomes *prometheus.CounterVec
 	stops    *prometheus.CounterVec
 	surplus  prometheus.Counter
+	cancels  *prometheus.CounterVec
 	leading  prometheus.Gauge
 	errors   *prometheus.CounterVec
 }
@@ -37,6 +38,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		stops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_watcher_stops_total", Help: "Jobs that the watcher decided to end, by error code.",
 		}, []string{"code"}),
+		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_cancels_total", Help: "Commands to cancel a job by what became of them: ended, stopped, late, unknown.",
+		}, []string{"outcome"}),
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jobrelay_watcher_leading", Help: "1 while this replica leads, 0 while it stands by.",
 		}),
@@ -47,7 +51,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "jobrelay_watcher_errors_total", Help: "Failures that are tried again: watch (broke off), log (reads and appends), job (patches and deletes).",
 		}, []string{"operation"}),
 	}
-	reg.MustRegister(m.events, m.outcomes, m.stops, m.surplus, m.leading, m.errors)
+	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.surplus, m.leading, m.errors)
 	return m
 }
 

@@ -12,7 +12,9 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -90,13 +92,13 @@ func (p *plant) run(o watcher.Options) (w *watcher.Watcher, stop func()) {
 	return w, stop
 }
 
-// submit accepts a request and creates its Job, as ingest and launcher do.
-func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *batchv1.Job {
+// accept accepts a request, as ingest does.
+func (p *plant) accept(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.JobRequested {
 	p.t.Helper()
 	r := &jobsv1.JobRequested{
 		Id: id, Service: "svc", Hash: "hash", QueuedAt: timestamppb.Now(),
 		Job: &jobsv1.Job{
-			PrefixName: "w", Namespace: p.namespace, Image: image, Command: []string{"run"}, ServiceAccount: "default",
+			PrefixName: "w", Namespace: p.namespace, Image: "sim/hang", Command: []string{"run"}, ServiceAccount: "default",
 			TtlSecondsAfterFinished: 60, ActiveDeadlineSeconds: 600,
 		},
 	}
@@ -110,6 +112,23 @@ func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *
 	if err := p.broker.Accept(p.t.Context(), e); err != nil {
 		p.t.Fatal(err)
 	}
+	return r
+}
+
+// request is the accepted request of an id.
+func (p *plant) request(id string) *jobsv1.JobRequested {
+	p.t.Helper()
+	e, err := p.broker.Request(p.t.Context(), event.Key(id))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return e.Data.(*jobsv1.JobRequested)
+}
+
+// submit accepts a request and creates its Job, as ingest and launcher do.
+func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *batchv1.Job {
+	p.t.Helper()
+	r := p.accept(id, append([]func(*jobsv1.JobRequested){func(r *jobsv1.JobRequested) { r.Job.Image = image }}, change...)...)
 	job, err := kubejob.Build(r, p.namespace, kubejob.Name("w", id))
 	if err != nil {
 		p.t.Fatal(err)
@@ -119,6 +138,45 @@ func (p *plant) submit(id, image string, change ...func(*jobsv1.JobRequested)) *
 		p.t.Fatal(err)
 	}
 	return job
+}
+
+// jobOf is the Job of an id.
+func (p *plant) jobOf(id string) *batchv1.Job {
+	p.t.Helper()
+	job, err := p.client.BatchV1().Jobs(p.namespace).Get(p.t.Context(), kubejob.Name("w", id), metav1.GetOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return job
+}
+
+// strip takes the finalizer off by hand and deletes the Job.
+func (p *plant) strip(job *batchv1.Job) {
+	p.t.Helper()
+	jobs := p.client.BatchV1().Jobs(p.namespace)
+	if _, err := jobs.Patch(p.t.Context(), job.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+	background := metav1.DeletePropagationBackground
+	if err := jobs.Delete(p.t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// awaitCaches waits for the caches of watchers that run.
+func (p *plant) awaitCaches(watchers ...*watcher.Watcher) {
+	p.t.Helper()
+	for _, w := range watchers {
+		p.await("the caches", func(context.Context) (bool, error) { return w.Ready() == nil, nil })
+	}
+}
+
+func (p *plant) awaitNoJobs() {
+	p.t.Helper()
+	p.await("the end of every Job", func(ctx context.Context) (bool, error) {
+		list, err := p.client.BatchV1().Jobs(p.namespace).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 0, err
+	})
 }
 
 // awaitEnd waits for the end of the id's log and returns its last event.
@@ -215,6 +273,87 @@ func errorOf(e event.Event) (jobstatus.Code, string) {
 		return jobstatus.Code(d.GetError().GetErrorCode()), d.GetError().GetMessage()
 	}
 	return "", ""
+}
+
+// TestRealStuckStarts: nothing runs, and the Events or the Pod say why.
+func TestRealStuckStarts(t *testing.T) {
+	p := newPlant(t)
+	quotas := p.client.CoreV1().ResourceQuotas(p.namespace)
+	_, err := quotas.Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "memory"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourceLimitsMemory: resource.MustParse("1Gi")}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.await("the quota", func(ctx context.Context) (bool, error) {
+		q, err := quotas.Get(ctx, "memory", metav1.GetOptions{})
+		return err == nil && len(q.Status.Hard) > 0, err
+	})
+	d := quick()
+	d.Start = 5 * time.Second
+	p.watch(d)
+	memory := func(limit string) func(*jobsv1.JobRequested) {
+		return func(r *jobsv1.JobRequested) {
+			r.Job.Resources = &jobsv1.Resources{Limits: &jobsv1.Quantities{Memory: limit}}
+		}
+	}
+	small := memory("1Mi")
+	cases := map[jobstatus.Code]struct {
+		change []func(*jobsv1.JobRequested)
+		says   string
+	}{
+		jobstatus.PodQuotaExceeded:       {[]func(*jobsv1.JobRequested){memory("2Gi")}, "exceeded quota: memory"},
+		jobstatus.PodForbidden:           {nil, "must specify limits.memory"},
+		jobstatus.ServiceAccountNotFound: {[]func(*jobsv1.JobRequested){small, func(r *jobsv1.JobRequested) { r.Job.ServiceAccount = "nobody" }}, `"nobody" not found`},
+		jobstatus.VolumeNotFound:         {[]func(*jobsv1.JobRequested){small, func(r *jobsv1.JobRequested) { r.Job.Volume = &jobsv1.Volume{MountPath: "/v", Pvc: "no-claim"} }}, `"no-claim" not found`},
+		jobstatus.Unschedulable: {[]func(*jobsv1.JobRequested){small, func(r *jobsv1.JobRequested) {
+			r.Job.NodeSelector = &jobsv1.NodeSelector{MatchKey: "a", MatchValue: "b"}
+		}}, "affinity"},
+	}
+	jobs := map[jobstatus.Code]*batchv1.Job{}
+	for code, c := range cases {
+		jobs[code] = p.submit(string(code), "sim/hang", c.change...)
+	}
+	for code, c := range cases {
+		last := p.awaitEnd(string(code))
+		if got, says := errorOf(last); last.Type != event.TypeJobException || got != code || !strings.Contains(says, c.says) {
+			t.Errorf("%s: %s %s %q", code, last.Type, got, says)
+		}
+		p.awaitGone(jobs[code])
+	}
+}
+
+// TestRealNamespaceDeleted: a namespace goes with a Job that runs.
+func TestRealNamespaceDeleted(t *testing.T) {
+	p := newPlant(t)
+	p.watch(quick())
+	p.submit("id", "sim/hang")
+	p.awaitTail("id", event.TypePodStarted)
+	if err := p.client.CoreV1().Namespaces().Delete(t.Context(), p.namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	last := p.awaitEnd("id")
+	if code, says := errorOf(last); code != jobstatus.NamespaceDeleted || !strings.Contains(says, p.namespace) {
+		t.Errorf("%s %s %q", last.Type, code, says)
+	}
+	p.await("the end of the namespace", func(ctx context.Context) (bool, error) {
+		_, err := p.client.CoreV1().Namespaces().Get(ctx, p.namespace, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), nil
+	})
+}
+
+// TestRealVanished: somebody takes the finalizer off and deletes the Job at once.
+func TestRealVanished(t *testing.T) {
+	p := newPlant(t)
+	p.watch(quick())
+	job := p.submit("id", "sim/hang")
+	p.awaitTail("id", event.TypePodStarted)
+	p.strip(job)
+	last := p.awaitEnd("id")
+	if code, says := errorOf(last); last.Type != event.TypeJobException || code != jobstatus.OutcomeUnknown || says == "" {
+		t.Errorf("%s %s %q", last.Type, code, says)
+	}
 }
 
 func TestRealDeletion(t *testing.T) {

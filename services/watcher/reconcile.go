@@ -8,7 +8,9 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -28,6 +30,12 @@ const conflictTries = 5
 // reconcile looks at one Job and does what is missing. It returns when to look
 // again though nothing changes; zero: no need.
 func (w *Watcher) reconcile(ctx context.Context, name types.NamespacedName) (time.Time, error) {
+	for _, job := range w.vanished.of(name) {
+		if err := w.lookBack(ctx, job); err != nil {
+			return time.Time{}, err
+		}
+		w.forget(job)
+	}
 	obj, exists, err := w.jobs.GetIndexer().GetByKey(name.String())
 	if err != nil || !exists {
 		return time.Time{}, err
@@ -53,7 +61,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if err != nil {
 		return time.Time{}, err
 	}
-	o := jobstatus.Observe(job, pods, w.gone.of(job.UID))
+	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 	s, err := w.subject(ctx, job)
 	if err != nil {
 		w.metrics.errors.WithLabelValues(operationLog).Inc()
@@ -63,10 +71,80 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 		return time.Time{}, w.orphan(ctx, o, job, s)
 	}
 	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+	d = w.refine(ctx, job, pods, o, d)
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
 	}
 	return d.LookAt, w.act(ctx, job, s, d)
+}
+
+// lookBack gives a Job that is gone its end, where its log has none.
+func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job) error {
+	pods, err := w.podsOf(job)
+	if err != nil {
+		return err
+	}
+	s, err := w.subject(ctx, job)
+	if err != nil {
+		w.metrics.errors.WithLabelValues(operationLog).Inc()
+		return err
+	}
+	if !s.ours {
+		return nil
+	}
+	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
+	d := jobstatus.Vanished(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+	err = w.append(ctx, job, s, w.refine(ctx, job, pods, o, d))
+	if errors.Is(err, broker.ErrConflict) {
+		w.tails.drop(job.UID)
+		return errMovedOn
+	}
+	return err
+}
+
+// maxEvents bounds the Events that are read of one object.
+const maxEvents = 100
+
+// refine looks for what the decision asks for. What cannot be had, for want of a
+// permission or of an answer, refines nothing.
+func (w *Watcher) refine(ctx context.Context, job *batchv1.Job, pods []*corev1.Pod, o jobstatus.Observation, d jobstatus.Decision) jobstatus.Decision {
+	var e jobstatus.Evidence
+	switch {
+	case d.AsksEvents():
+		for _, uid := range append([]types.UID{job.UID}, uids(pods)...) {
+			list, err := w.client.CoreV1().Events(job.Namespace).List(ctx, metav1.ListOptions{
+				FieldSelector: fields.OneTermEqualSelector("involvedObject.uid", string(uid)).String(), Limit: maxEvents,
+			})
+			if err != nil {
+				w.logger.Warn().Err(err).Str("namespace", job.Namespace).Str("job", job.Name).Msg("Events are not read: the cause stays general")
+				return d
+			}
+			e.Events = append(e.Events, list.Items...)
+		}
+	case d.AsksNamespace():
+		ns, err := w.client.CoreV1().Namespaces().Get(ctx, job.Namespace, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			e.NamespaceDeleted = true
+		case err != nil:
+			w.logger.Warn().Err(err).Str("namespace", job.Namespace).Str("job", job.Name).Msg("the namespace is not read: the cause stays general")
+		default:
+			e.NamespaceDeleted = ns.DeletionTimestamp != nil
+		}
+	default:
+		return d
+	}
+	return jobstatus.Refine(o, d, e)
+}
+
+// maxPodsAsked bounds the Pods whose Events are read.
+const maxPodsAsked = 3
+
+func uids(pods []*corev1.Pod) (out []types.UID) {
+	for _, p := range pods[:min(len(pods), maxPodsAsked)] {
+		out = append(out, p.UID)
+	}
+	return out
 }
 
 // deadlines are those of a service: the policy's where it has some.

@@ -70,7 +70,9 @@ type Watcher struct {
 	pods    cache.SharedIndexInformer
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	tails   *tails
-	gone    *gonePods
+	gone    jobstatus.Gone
+	// vanished are the Jobs that went while their log had no end.
+	vanished *vanishedJobs
 
 	leadMu  sync.Mutex
 	leading atomic.Bool
@@ -98,7 +100,7 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 		log: log, client: client, options: o, logger: logger, metrics: newMetrics(reg),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](leastRetry, mostRetry)),
-		tails: newTails(), gone: newGonePods(),
+		tails: newTails(), vanished: newVanishedJobs(),
 	}
 	w.factory = informers.NewSharedInformerFactoryWithOptions(client, o.Resync,
 		informers.WithNamespace(o.Namespace), informers.WithTransform(trim),
@@ -149,8 +151,10 @@ const indexJob = "job"
 
 func (w *Watcher) listen() error {
 	err := w.pods.AddIndexers(cache.Indexers{indexJob: func(obj any) ([]string, error) {
-		if ref := jobOf(obj); ref != nil {
-			return []string{string(ref.UID)}, nil
+		if pod, ok := obj.(*corev1.Pod); ok {
+			if ref := jobstatus.JobOf(pod); ref != nil {
+				return []string{string(ref.UID)}, nil
+			}
 		}
 		return nil, nil
 	}})
@@ -183,23 +187,36 @@ func (w *Watcher) enqueue(obj any) {
 	case *batchv1.Job:
 		w.queue.Add(types.NamespacedName{Namespace: o.Namespace, Name: o.Name})
 	case *corev1.Pod:
-		if ref := jobOf(o); ref != nil {
+		if ref := jobstatus.JobOf(o); ref != nil {
 			w.queue.Add(types.NamespacedName{Namespace: o.Namespace, Name: ref.Name})
 		}
 	}
 }
 
 func (w *Watcher) jobGone(obj any) {
-	if job, ok := last(obj).(*batchv1.Job); ok {
-		w.tails.drop(job.UID)
-		w.gone.drop(job.UID)
+	job, ok := last(obj).(*batchv1.Job)
+	if !ok {
+		return
 	}
+	if k, cached := w.tails.get(job.UID); !w.leading.Load() || cached && k.tail.Last.Type.Terminal() {
+		w.forget(job)
+		return
+	}
+	w.vanished.add(job)
+	w.enqueue(job)
+}
+
+// forget drops all that is kept of a Job that is gone.
+func (w *Watcher) forget(job *batchv1.Job) {
+	w.vanished.drop(job)
+	w.tails.drop(job.UID)
+	w.gone.Drop(job.UID)
 }
 
 func (w *Watcher) podGone(obj any) {
 	if pod, ok := last(obj).(*corev1.Pod); ok {
-		if ref := jobOf(pod); ref != nil && w.there(pod.Namespace, ref) {
-			w.gone.add(ref.UID, pod)
+		if ref := jobstatus.JobOf(pod); ref != nil && w.there(pod.Namespace, ref) {
+			w.gone.Add(ref.UID, pod)
 		}
 		w.enqueue(pod)
 	}
@@ -214,6 +231,12 @@ func (w *Watcher) there(namespace string, ref *metav1.OwnerReference) bool {
 	}
 	job, ok := obj.(*batchv1.Job)
 	return ok && job.UID == ref.UID
+}
+
+// trim makes an object what the caches keep of it.
+func trim(obj any) (any, error) {
+	jobstatus.Trim(obj)
+	return obj, nil
 }
 
 // last is a deleted object as it was last seen.

@@ -85,13 +85,14 @@ func TestEveryBrokenPromiseIsSeen(t *testing.T) {
 		how  func(*World)
 		want string
 	}{
-		"a lost callback":       {func(w *World) { w.Callbacks = slices.Delete(w.Callbacks, 0, 1) }, "a: callbacks [1 2]"},
-		"a lost end":            {func(w *World) { w.Callbacks = w.Callbacks[:6] }, "b: callbacks [0 1]"},
-		"1 before 0":            {func(w *World) { w.Callbacks[0], w.Callbacks[2] = w.Callbacks[2], w.Callbacks[0] }, "a: callbacks [1 0 2]"},
-		"two ends":              {func(w *World) { w.Callbacks = append(w.Callbacks, callback("a", 3, "a3")) }, "a: callbacks [0 1 2 3]"},
+		"a lost callback":       {func(w *World) { w.Callbacks = slices.Delete(w.Callbacks, 0, 1) }, "a (sim/succeed:1s): callbacks [1 2]"},
+		"a lost end":            {func(w *World) { w.Callbacks = w.Callbacks[:6] }, "b (sim/succeed:1s): callbacks [0 1]"},
+		"1 before 0":            {func(w *World) { w.Callbacks[0], w.Callbacks[2] = w.Callbacks[2], w.Callbacks[0] }, "callbacks [1 0 2]"},
+		"two ends":              {func(w *World) { w.Callbacks = append(w.Callbacks, callback("a", 3, "a3")) }, "callbacks [0 1 2 3]"},
 		"a repeat, other bytes": {func(w *World) { w.Callbacks[3].Body = "other" }, "repeated with other bytes"},
-		"a repeat, other id":    {func(w *World) { w.Callbacks[3].WebhookID = "a/x" }, "a: callbacks [0 1 1 2]"},
+		"a repeat, other id":    {func(w *World) { w.Callbacks[3].WebhookID = "a/x" }, "callbacks [0 1 1 2]"},
 		"no webhook-id":         {func(w *World) { w.Callbacks[0].WebhookID = "" }, "no webhook-id"},
+		"another code":          {func(w *World) { w.Ends = map[string]End{"a": {Statuses: []int{0, 1, 2}, Code: "X"}} }, "code , expected X"},
 		"a stranger":            {func(w *World) { w.Callbacks = append(w.Callbacks, callback("c", 0, "c0")) }, "nobody sent"},
 		"two Jobs":              {func(w *World) { w.Jobs["a"] = []string{"1", "3"} }, "a: 2 Jobs"},
 		"no Job":                {func(w *World) { delete(w.Jobs, "a") }, "a: 0 Jobs"},

@@ -18,14 +18,27 @@ type Load struct {
 	Messages   int           // with different ids
 	Duplicates float64       // sends again of one sent before, for each message: 0 to 1
 	Over       time.Duration // from the first to the last
-	Image      string        // default sim/succeed:1s
+	Ends       []End         // one for each message, by chance; default: success after 1 s
+	TTL        time.Duration // of each Job after its end, 60 s at least; default 24 h
 	Seed       uint64
 }
+
+// End is what becomes of a message, by its image.
+type End struct {
+	Image    string
+	Job      string // more fields of job, such as "activeDeadlineSeconds":5
+	Statuses []int  // of its callbacks
+	Code     string // of the last; empty for success
+}
+
+// Success is the end of a Job that runs for a second.
+func Success() End { return End{Image: "sim/succeed:1s", Statuses: []int{0, 1, 2}} }
 
 // Sent is what was sent, and when each id was first acknowledged by SQS.
 type Sent struct {
 	IDs   []string
 	At    map[string]time.Time
+	Ends  map[string]End
 	Sends int // duplicates included; a send whose answer was lost is repeated and counts once
 }
 
@@ -36,13 +49,13 @@ const (
 	labelOfJobs  = "jobrelay.dev/installation"
 )
 
-func (l Load) message(id, webhook string) string {
-	image := l.Image
-	if image == "" {
-		image = "sim/succeed:1s"
+func (l Load) message(id, webhook string, end End) string {
+	more := ""
+	if end.Job != "" {
+		more = "," + end.Job
 	}
-	return fmt.Sprintf(`{"id":%q,"service":"faults","job":{"prefixName":"f","namespace":%q,"image":%q,"command":["/bin/true"],"ttlSecondsAfterFinished":86400},"webhook":{"url":%q}}`,
-		id, namespace, image, webhook)
+	return fmt.Sprintf(`{"id":%q,"service":"faults","job":{"prefixName":"f","namespace":%q,"image":%q,"command":["/bin/true"],"ttlSecondsAfterFinished":%d%s},"webhook":{"url":%q}}`,
+		id, namespace, end.Image, int(l.TTL.Seconds()), more, webhook)
 }
 
 func (s *Stack) queue() *sqs.Client {
@@ -55,8 +68,14 @@ func (s *Stack) Send(ctx context.Context, l Load) (Sent, error) {
 	if l.Name == "" {
 		l.Name = "load"
 	}
+	if l.Ends == nil {
+		l.Ends = []End{Success()}
+	}
+	if l.TTL == 0 {
+		l.TTL = 24 * time.Hour
+	}
 	random := rand.New(rand.NewPCG(l.Seed, 1))
-	sent := Sent{At: map[string]time.Time{}}
+	sent := Sent{At: map[string]time.Time{}, Ends: map[string]End{}}
 	client, begin := s.queue(), time.Now()
 	for i := range l.Messages {
 		select {
@@ -66,12 +85,13 @@ func (s *Stack) Send(ctx context.Context, l Load) (Sent, error) {
 		}
 		id := fmt.Sprintf("%s-%d-%d", l.Name, l.Seed, i)
 		sent.IDs = append(sent.IDs, id)
+		sent.Ends[id] = l.Ends[random.IntN(len(l.Ends))]
 		again := []string{id}
 		if random.Float64() < l.Duplicates {
 			again = append(again, sent.IDs[random.IntN(len(sent.IDs))])
 		}
 		for _, id := range again {
-			if err := send(ctx, client, s.QueueURL, l.message(id, s.Hooks.URL()+"/"+id)); err != nil {
+			if err := send(ctx, client, s.QueueURL, l.message(id, s.Hooks.URL()+"/"+id, sent.Ends[id])); err != nil {
 				return sent, err
 			}
 			sent.Sends++

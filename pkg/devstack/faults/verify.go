@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,6 +16,7 @@ type Callback struct {
 	At        time.Time
 	ID        string
 	Status    int
+	Code      string // of an end with an error
 	WebhookID string
 	Body      string
 }
@@ -30,11 +32,16 @@ func callbacks(calls []hookd.Call) []Callback {
 		var body struct {
 			ID     string `json:"id"`
 			Status int    `json:"status"`
+			Detail struct {
+				Error struct {
+					ErrorCode string `json:"errorCode"`
+				} `json:"error"`
+			} `json:"detail"`
 		}
 		if err := json.Unmarshal(c.Body, &body); err != nil {
 			body.ID = ""
 		}
-		out = append(out, Callback{At: c.At, ID: body.ID, Status: body.Status, WebhookID: c.Header.Get("Webhook-Id"), Body: string(c.Body)})
+		out = append(out, Callback{At: c.At, ID: body.ID, Status: body.Status, Code: body.Detail.Error.ErrorCode, WebhookID: c.Header.Get("Webhook-Id"), Body: string(c.Body)})
 	}
 	return out
 }
@@ -45,17 +52,17 @@ type World struct {
 	Callbacks []Callback          // in the order of arrival
 	Jobs      map[string][]string // the UIDs of the Jobs of each id
 	Queue     int                 // messages that SQS still holds
-	Want      []int               // the statuses of each id; default 0, 1, 2
+	Ends      map[string]End      // of each id; default: Success
 }
+
+// stopped is the status of an end that Kubernetes did not give.
+const stopped = 99
 
 // Violations are the promises that the world does not keep
 // (docs/contract.md), one line each, and how many callbacks were repeats.
 func (w World) Violations() (violations []string, repeats int) {
 	say := func(format string, args ...any) { violations = append(violations, fmt.Sprintf(format, args...)) }
-	if w.Want == nil {
-		w.Want = []int{0, 1, 2}
-	}
-	statuses, bodies := map[string][]int{}, map[string]string{}
+	statuses, codes, bodies := map[string][]int{}, map[string]string{}, map[string]string{}
 	for _, c := range w.Callbacks {
 		if !slices.Contains(w.IDs, c.ID) {
 			say("a callback for %q, which nobody sent: %s", c.ID, c.Body)
@@ -72,13 +79,21 @@ func (w World) Violations() (violations []string, repeats int) {
 			continue
 		}
 		bodies[c.WebhookID] = c.Body
-		statuses[c.ID] = append(statuses[c.ID], c.Status)
+		statuses[c.ID], codes[c.ID] = append(statuses[c.ID], c.Status), c.Code
 	}
 	for _, id := range w.IDs {
-		if !slices.Equal(statuses[id], w.Want) {
-			say("%s: callbacks %v, expected %v", id, statuses[id], w.Want)
+		want, ok := w.Ends[id]
+		if !ok {
+			want = Success()
 		}
-		if n := len(w.Jobs[id]); n != 1 {
+		switch {
+		case !slices.Equal(statuses[id], want.Statuses):
+			say("%s (%s): callbacks %v %s, expected %v", id, want.Image, statuses[id], codes[id], want.Statuses)
+		case codes[id] != want.Code:
+			say("%s (%s): code %s, expected %s", id, want.Image, codes[id], want.Code)
+		}
+		// A Job that was stopped is deleted; any other is there until its TTL.
+		if n := len(w.Jobs[id]); n != 1 && (n > 1 || !slices.Contains(want.Statuses, stopped)) {
 			say("%s: %d Jobs", id, n)
 		}
 	}
@@ -98,20 +113,21 @@ func (w World) Violations() (violations []string, repeats int) {
 // could not be looked.
 func (s *Stack) Settle(ctx context.Context, loads ...Sent) (Report, error) {
 	var sent Sent
-	sent.At = map[string]time.Time{}
+	sent.At, sent.Ends = map[string]time.Time{}, map[string]End{}
 	for _, l := range loads {
 		sent.IDs = append(sent.IDs, l.IDs...)
 		sent.Sends += l.Sends
 		for id, at := range l.At {
 			sent.At[id] = at
 		}
+		maps.Copy(sent.Ends, l.Ends)
 	}
 	_ = s.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ended(sent.IDs, callbacks(calls)) }) // what is missing is seen below
 	depth, jobs, err := s.look(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	w := World{IDs: sent.IDs, Callbacks: callbacks(s.Hooks.Calls()), Jobs: jobs, Queue: depth}
+	w := World{IDs: sent.IDs, Callbacks: callbacks(s.Hooks.Calls()), Jobs: jobs, Queue: depth, Ends: sent.Ends}
 	r := Report{Messages: len(sent.IDs), Sends: sent.Sends, Callbacks: len(w.Callbacks)}
 	r.Violations, r.Repeats = w.Violations()
 	r.latencies(sent, w.Callbacks)

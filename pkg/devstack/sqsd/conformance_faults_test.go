@@ -9,7 +9,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 )
@@ -36,11 +35,7 @@ var faults = []behaviour{
 	{"an entry of a batch that the endpoint fails is in Failed and stays undone", func(t *testing.T, e endpoint) {
 		url := e.queue("q", nil)
 		e.Faults().Set("SendMessageBatch", sqsd.Fault{RefuseNext: 1})
-		var entries []types.SendMessageBatchRequestEntry
-		for _, id := range []string{"a", "b"} {
-			entries = append(entries, types.SendMessageBatchRequestEntry{Id: aws.String(id), MessageBody: aws.String("m")})
-		}
-		out, err := e.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &url, Entries: entries})
+		out, err := e.sendBatch(url, entry("a", "m"), entry("b", "m"))
 		check(t, err)
 		wantEqual(t, "failed", failures(out.Failed), " a InternalFailure false")
 		wantEqual(t, "sent", len(out.Successful), 1)

@@ -89,11 +89,8 @@ type verdict struct {
 func (f *Faults) judge(action string) verdict {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fault, ok := f.faults[action]
-	if !ok {
-		fault, ok = f.faults[AllActions]
-	}
-	if !ok {
+	fault := f.of(action)
+	if fault == nil {
 		return verdict{}
 	}
 	v, n := verdict{latency: fault.Latency}, f.injected[action]
@@ -119,17 +116,22 @@ func (f *Faults) judge(action string) verdict {
 func (f *Faults) refuse(action string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fault, ok := f.faults[action]
-	if !ok {
-		fault, ok = f.faults[AllActions]
-	}
-	if !ok || !hits(&fault.RefuseNext, fault.RefuseRate) {
+	fault := f.of(action)
+	if fault == nil || !hits(&fault.RefuseNext, fault.RefuseRate) {
 		return false
 	}
 	n := f.injected[action]
 	n.Refused++
 	f.injected[action] = n
 	return true
+}
+
+// of is an action's own fault, else that of all, else nil. f is locked.
+func (f *Faults) of(action string) *Fault {
+	if fault, ok := f.faults[action]; ok {
+		return fault
+	}
+	return f.faults[AllActions]
 }
 
 func hits(next *int, rate float64) bool {

@@ -914,6 +914,7 @@ type JobCompleted struct {
 	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Whole seconds from the Job's start to its completion.
 	DurationSeconds uint32 `protobuf:"varint,4,opt,name=duration_seconds,json=durationSeconds,proto3" json:"duration_seconds,omitempty"`
+	Times           *Times `protobuf:"bytes,5,opt,name=times,proto3" json:"times,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -976,14 +977,24 @@ func (x *JobCompleted) GetDurationSeconds() uint32 {
 	return 0
 }
 
+func (x *JobCompleted) GetTimes() *Times {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
 // JobFailed is the data of dev.jobrelay.job.failed.v1: the Kubernetes Job
 // ended Failed. Callback status 3.
 type JobFailed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	JobName       string                 `protobuf:"bytes,2,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
-	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Error         *Error                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	JobId     string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobName   string                 `protobuf:"bytes,2,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
+	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Error     *Error                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Times     *Times                 `protobuf:"bytes,5,opt,name=times,proto3" json:"times,omitempty"`
+	// How the Pod that tells the cause was last seen; absent where none does.
+	Evidence      *Evidence `protobuf:"bytes,6,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1046,15 +1057,32 @@ func (x *JobFailed) GetError() *Error {
 	return nil
 }
 
+func (x *JobFailed) GetTimes() *Times {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
+func (x *JobFailed) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 // JobException is the data of dev.jobrelay.job.exception.v1: every other end
 // that is not success. Callback status 99.
 type JobException struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty where no Job was created.
-	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	JobName       string `protobuf:"bytes,2,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
-	Namespace     string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Error         *Error `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	JobId     string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobName   string `protobuf:"bytes,2,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Error     *Error `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Times     *Times `protobuf:"bytes,5,opt,name=times,proto3" json:"times,omitempty"`
+	// How the Pod that tells the cause was last seen; absent where none does.
+	Evidence      *Evidence `protobuf:"bytes,6,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,6 +1141,20 @@ func (x *JobException) GetNamespace() string {
 func (x *JobException) GetError() *Error {
 	if x != nil {
 		return x.Error
+	}
+	return nil
+}
+
+func (x *JobException) GetTimes() *Times {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
+func (x *JobException) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
 	}
 	return nil
 }
@@ -1198,6 +1240,202 @@ func (x *RequestRejected) GetProblems() []*Problem {
 	return nil
 }
 
+// Times are those of a Job that ended, as Kubernetes gives them: in whole
+// seconds. What is not known is absent.
+type Times struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Job's creation.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// The Job's start; absent of a suspended Job.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// From the creation of the first Pod that ran to its place on a node.
+	ScheduleSeconds uint32 `protobuf:"varint,4,opt,name=schedule_seconds,json=scheduleSeconds,proto3" json:"schedule_seconds,omitempty"`
+	// From the start of that Pod's container to its end.
+	RunSeconds    uint32 `protobuf:"varint,5,opt,name=run_seconds,json=runSeconds,proto3" json:"run_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Times) Reset() {
+	*x = Times{}
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Times) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Times) ProtoMessage() {}
+
+func (x *Times) ProtoReflect() protoreflect.Message {
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Times.ProtoReflect.Descriptor instead.
+func (*Times) Descriptor() ([]byte, []int) {
+	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Times) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Times) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Times) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Times) GetScheduleSeconds() uint32 {
+	if x != nil {
+		return x.ScheduleSeconds
+	}
+	return 0
+}
+
+func (x *Times) GetRunSeconds() uint32 {
+	if x != nil {
+		return x.RunSeconds
+	}
+	return 0
+}
+
+// Evidence is how a Pod ended, or what it was doing last.
+type Evidence struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PodId    string                 `protobuf:"bytes,1,opt,name=pod_id,json=podId,proto3" json:"pod_id,omitempty"`
+	PodName  string                 `protobuf:"bytes,2,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	NodeName string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// The container that tells most.
+	Container string `protobuf:"bytes,4,opt,name=container,proto3" json:"container,omitempty"`
+	// Of a container that ended.
+	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal   int32 `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
+	// Kubernetes' reason, of the container else of the Pod.
+	Reason       string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	RestartCount uint32 `protobuf:"varint,8,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	// At most 1 KiB, without control characters; empty where it could quote the
+	// command.
+	TerminationMessage string `protobuf:"bytes,9,opt,name=termination_message,json=terminationMessage,proto3" json:"termination_message,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Evidence) Reset() {
+	*x = Evidence{}
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evidence) ProtoMessage() {}
+
+func (x *Evidence) ProtoReflect() protoreflect.Message {
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
+func (*Evidence) Descriptor() ([]byte, []int) {
+	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Evidence) GetPodId() string {
+	if x != nil {
+		return x.PodId
+	}
+	return ""
+}
+
+func (x *Evidence) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *Evidence) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *Evidence) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *Evidence) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Evidence) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Evidence) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Evidence) GetRestartCount() uint32 {
+	if x != nil {
+		return x.RestartCount
+	}
+	return 0
+}
+
+func (x *Evidence) GetTerminationMessage() string {
+	if x != nil {
+		return x.TerminationMessage
+	}
+	return ""
+}
+
 // Error is the cause of an end.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1211,7 +1449,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[16]
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1461,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[16]
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1474,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{16}
+	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Error) GetErrorCode() string {
@@ -1266,7 +1504,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[17]
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1516,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[17]
+	mi := &file_jobrelay_jobs_v1_events_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1529,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{17}
+	return file_jobrelay_jobs_v1_events_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Problem) GetPath() string {
@@ -1393,28 +1631,52 @@ const file_jobrelay_jobs_v1_events_proto_rawDesc = "" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x15\n" +
 	"\x06pod_id\x18\x04 \x01(\tR\x05podId\x12\x19\n" +
 	"\bpod_name\x18\x05 \x01(\tR\apodName\x12\x1b\n" +
-	"\tnode_name\x18\x06 \x01(\tR\bnodeName\"\x89\x01\n" +
+	"\tnode_name\x18\x06 \x01(\tR\bnodeName\"\xb8\x01\n" +
 	"\fJobCompleted\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x19\n" +
 	"\bjob_name\x18\x02 \x01(\tR\ajobName\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12)\n" +
-	"\x10duration_seconds\x18\x04 \x01(\rR\x0fdurationSeconds\"\x8a\x01\n" +
+	"\x10duration_seconds\x18\x04 \x01(\rR\x0fdurationSeconds\x12-\n" +
+	"\x05times\x18\x05 \x01(\v2\x17.jobrelay.jobs.v1.TimesR\x05times\"\xf1\x01\n" +
 	"\tJobFailed\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x19\n" +
 	"\bjob_name\x18\x02 \x01(\tR\ajobName\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12-\n" +
-	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\"\x8d\x01\n" +
+	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\x12-\n" +
+	"\x05times\x18\x05 \x01(\v2\x17.jobrelay.jobs.v1.TimesR\x05times\x126\n" +
+	"\bevidence\x18\x06 \x01(\v2\x1a.jobrelay.jobs.v1.EvidenceR\bevidence\"\xf4\x01\n" +
 	"\fJobException\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x19\n" +
 	"\bjob_name\x18\x02 \x01(\tR\ajobName\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12-\n" +
-	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\"\xbd\x01\n" +
+	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\x12-\n" +
+	"\x05times\x18\x05 \x01(\v2\x17.jobrelay.jobs.v1.TimesR\x05times\x126\n" +
+	"\bevidence\x18\x06 \x01(\v2\x1a.jobrelay.jobs.v1.EvidenceR\bevidence\"\xbd\x01\n" +
 	"\x0fRequestRejected\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\bcallback\x18\x03 \x01(\bR\bcallback\x12-\n" +
 	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\x125\n" +
-	"\bproblems\x18\x05 \x03(\v2\x19.jobrelay.jobs.v1.ProblemR\bproblems\"@\n" +
+	"\bproblems\x18\x05 \x03(\v2\x19.jobrelay.jobs.v1.ProblemR\bproblems\"\x80\x02\n" +
+	"\x05Times\x129\n" +
+	"\n" +
+	"created_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12)\n" +
+	"\x10schedule_seconds\x18\x04 \x01(\rR\x0fscheduleSeconds\x12\x1f\n" +
+	"\vrun_seconds\x18\x05 \x01(\rR\n" +
+	"runSeconds\"\x9a\x02\n" +
+	"\bEvidence\x12\x15\n" +
+	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x19\n" +
+	"\bpod_name\x18\x02 \x01(\tR\apodName\x12\x1b\n" +
+	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12\x1c\n" +
+	"\tcontainer\x18\x04 \x01(\tR\tcontainer\x12\x1b\n" +
+	"\texit_code\x18\x05 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x06 \x01(\x05R\x06signal\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12#\n" +
+	"\rrestart_count\x18\b \x01(\rR\frestartCount\x12/\n" +
+	"\x13termination_message\x18\t \x01(\tR\x12terminationMessage\"@\n" +
 	"\x05Error\x12\x1d\n" +
 	"\n" +
 	"error_code\x18\x01 \x01(\tR\terrorCode\x12\x18\n" +
@@ -1436,7 +1698,7 @@ func file_jobrelay_jobs_v1_events_proto_rawDescGZIP() []byte {
 	return file_jobrelay_jobs_v1_events_proto_rawDescData
 }
 
-var file_jobrelay_jobs_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_jobrelay_jobs_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_jobrelay_jobs_v1_events_proto_goTypes = []any{
 	(*JobRequested)(nil),          // 0: jobrelay.jobs.v1.JobRequested
 	(*UnknownField)(nil),          // 1: jobrelay.jobs.v1.UnknownField
@@ -1454,15 +1716,17 @@ var file_jobrelay_jobs_v1_events_proto_goTypes = []any{
 	(*JobFailed)(nil),             // 13: jobrelay.jobs.v1.JobFailed
 	(*JobException)(nil),          // 14: jobrelay.jobs.v1.JobException
 	(*RequestRejected)(nil),       // 15: jobrelay.jobs.v1.RequestRejected
-	(*Error)(nil),                 // 16: jobrelay.jobs.v1.Error
-	(*Problem)(nil),               // 17: jobrelay.jobs.v1.Problem
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Times)(nil),                 // 16: jobrelay.jobs.v1.Times
+	(*Evidence)(nil),              // 17: jobrelay.jobs.v1.Evidence
+	(*Error)(nil),                 // 18: jobrelay.jobs.v1.Error
+	(*Problem)(nil),               // 19: jobrelay.jobs.v1.Problem
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_jobrelay_jobs_v1_events_proto_depIdxs = []int32{
 	2,  // 0: jobrelay.jobs.v1.JobRequested.job:type_name -> jobrelay.jobs.v1.Job
 	9,  // 1: jobrelay.jobs.v1.JobRequested.webhook:type_name -> jobrelay.jobs.v1.Webhook
-	18, // 2: jobrelay.jobs.v1.JobRequested.queued_at:type_name -> google.protobuf.Timestamp
-	18, // 3: jobrelay.jobs.v1.JobRequested.accepted_at:type_name -> google.protobuf.Timestamp
+	20, // 2: jobrelay.jobs.v1.JobRequested.queued_at:type_name -> google.protobuf.Timestamp
+	20, // 3: jobrelay.jobs.v1.JobRequested.accepted_at:type_name -> google.protobuf.Timestamp
 	1,  // 4: jobrelay.jobs.v1.JobRequested.unknown:type_name -> jobrelay.jobs.v1.UnknownField
 	3,  // 5: jobrelay.jobs.v1.Job.env:type_name -> jobrelay.jobs.v1.EnvVar
 	4,  // 6: jobrelay.jobs.v1.Job.resources:type_name -> jobrelay.jobs.v1.Resources
@@ -1472,15 +1736,23 @@ var file_jobrelay_jobs_v1_events_proto_depIdxs = []int32{
 	5,  // 10: jobrelay.jobs.v1.Resources.limits:type_name -> jobrelay.jobs.v1.Quantities
 	5,  // 11: jobrelay.jobs.v1.Resources.requests:type_name -> jobrelay.jobs.v1.Quantities
 	4,  // 12: jobrelay.jobs.v1.JobStarted.resources:type_name -> jobrelay.jobs.v1.Resources
-	16, // 13: jobrelay.jobs.v1.JobFailed.error:type_name -> jobrelay.jobs.v1.Error
-	16, // 14: jobrelay.jobs.v1.JobException.error:type_name -> jobrelay.jobs.v1.Error
-	16, // 15: jobrelay.jobs.v1.RequestRejected.error:type_name -> jobrelay.jobs.v1.Error
-	17, // 16: jobrelay.jobs.v1.RequestRejected.problems:type_name -> jobrelay.jobs.v1.Problem
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	16, // 13: jobrelay.jobs.v1.JobCompleted.times:type_name -> jobrelay.jobs.v1.Times
+	18, // 14: jobrelay.jobs.v1.JobFailed.error:type_name -> jobrelay.jobs.v1.Error
+	16, // 15: jobrelay.jobs.v1.JobFailed.times:type_name -> jobrelay.jobs.v1.Times
+	17, // 16: jobrelay.jobs.v1.JobFailed.evidence:type_name -> jobrelay.jobs.v1.Evidence
+	18, // 17: jobrelay.jobs.v1.JobException.error:type_name -> jobrelay.jobs.v1.Error
+	16, // 18: jobrelay.jobs.v1.JobException.times:type_name -> jobrelay.jobs.v1.Times
+	17, // 19: jobrelay.jobs.v1.JobException.evidence:type_name -> jobrelay.jobs.v1.Evidence
+	18, // 20: jobrelay.jobs.v1.RequestRejected.error:type_name -> jobrelay.jobs.v1.Error
+	19, // 21: jobrelay.jobs.v1.RequestRejected.problems:type_name -> jobrelay.jobs.v1.Problem
+	20, // 22: jobrelay.jobs.v1.Times.created_at:type_name -> google.protobuf.Timestamp
+	20, // 23: jobrelay.jobs.v1.Times.started_at:type_name -> google.protobuf.Timestamp
+	20, // 24: jobrelay.jobs.v1.Times.ended_at:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_jobrelay_jobs_v1_events_proto_init() }
@@ -1494,7 +1766,7 @@ func file_jobrelay_jobs_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobrelay_jobs_v1_events_proto_rawDesc), len(file_jobrelay_jobs_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

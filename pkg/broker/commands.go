@@ -1,0 +1,54 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jobrelay/jobrelay/pkg/event"
+)
+
+// Cancel is an operator's command to end a job, whether its Job exists or not.
+type Cancel struct {
+	ID     string    `json:"id"`
+	Reason string    `json:"reason,omitempty"` // the operator's words; they go to the webhook
+	At     time.Time `json:"at"`
+}
+
+// Cancel hands the command to the watchers. It returns after the PubAck.
+func (b *Broker) Cancel(ctx context.Context, c Cancel) error {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("cancel: %w", err)
+	}
+	_, err = b.publish(ctx, &nats.Msg{Subject: "commands.cancel." + event.Key(c.ID), Data: data})
+	return err
+}
+
+// Unended are the log keys of a service's jobs that have a Job and no end, as far
+// as EVENTS shows now.
+func (b *Broker) Unended(ctx context.Context, service string) ([]string, error) {
+	info, err := b.streams[StreamEvents].Info(ctx, jetstream.WithSubjectFilter(strings.TrimSuffix(event.LogFilter(service, "*"), ">")+"*"))
+	if err != nil {
+		return nil, streamError(StreamEvents, err)
+	}
+	ended := map[string]bool{}
+	for subject := range info.State.Subjects {
+		_, key, t, err := event.ParseSubject(subject)
+		if err == nil {
+			ended[key] = ended[key] || t.Terminal()
+		}
+	}
+	var out []string
+	for key, over := range ended {
+		if !over {
+			out = append(out, key)
+		}
+	}
+	return out, nil
+}
