@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 )
 
 // TestMain is also every process that the rows start: the product's binaries
@@ -66,7 +66,7 @@ func TestIntakeRow(t *testing.T) {
 // TestCreationRow: each Job is written once, on both sides, and the profile is
 // there.
 func TestCreationRow(t *testing.T) {
-	shared := kubed.Shared(t).Kubeconfig()
+	shared := kubedtest.Shared(t).Kubeconfig()
 	t.Setenv("TMPDIR", t.TempDir())
 	l := testLab(t, 40)
 	l.kubeconfig = shared

@@ -15,13 +15,13 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/devstack/await"
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 )
 
 // TestAccessTellsWhatIsMissing asks a real API server as an account without
 // rights, which then gets them one by one.
 func TestAccessTellsWhatIsMissing(t *testing.T) {
-	shared := kubed.Shared(t)
+	shared := kubedtest.Shared(t)
 	namespace := shared.Namespace(t)
 	config, err := cluster.Config(shared.Kubeconfig(), "test", "test")
 	if err != nil {

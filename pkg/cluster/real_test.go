@@ -15,13 +15,13 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 )
 
 // What a real API server answers to a Job's creation.
 func TestClassifyRealAnswers(t *testing.T) {
-	shared := kubed.Shared(t)
+	shared := kubedtest.Shared(t)
 	config, err := cluster.Config(shared.Kubeconfig(), "test", "v1")
 	if err != nil {
 		t.Fatal(err)

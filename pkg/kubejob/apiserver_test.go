@@ -19,7 +19,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/devstack/await"
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
@@ -37,7 +37,7 @@ type apiServer struct {
 
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
-	shared := kubed.Shared(t)
+	shared := kubedtest.Shared(t)
 	client, err := cluster.Client(shared.Kubeconfig(), "kubejob", process.Version())
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
@@ -17,7 +17,7 @@ import (
 // TestFinalizers lists and releases what is held in a real API server, and
 // touches no other installation's.
 func TestFinalizers(t *testing.T) {
-	shared := kubed.Shared(t)
+	shared := kubedtest.Shared(t)
 	namespace := shared.Namespace(t)
 	client, err := cluster.Client(shared.Kubeconfig(), "test", "test")
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/cluster"
-	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
@@ -41,7 +41,7 @@ type plant struct {
 }
 
 func newPlant(t *testing.T) *plant {
-	shared := kubed.Shared(t)
+	shared := kubedtest.Shared(t)
 	p := &plant{t: t, namespace: shared.Namespace(t)}
 	config, err := cluster.Config(shared.Kubeconfig(), "watcher", "test")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 )
 
 // TestHealthcheck is the verb that a container's health check calls.
@@ -15,7 +16,7 @@ func TestHealthcheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running := filepath.Dir(kubed.Shared(t).Kubeconfig())
+	running := filepath.Dir(kubedtest.Shared(t).Kubeconfig())
 	if out, err := exec.Command(binary, "healthcheck", "--dir", running).CombinedOutput(); err != nil {
 		t.Errorf("of a running one: %v: %s", err, out)
 	}

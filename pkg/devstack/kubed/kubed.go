@@ -3,8 +3,8 @@
 // simulated nodes, k8s-node-1 (tainted key=value:NoSchedule) and k8s-node-2, and
 // the bound claim default/ps-pvc.
 //
-// Start gives a program a control plane that ends with it. Shared gives tests
-// one that all test processes of a user use side by side.
+// Start gives a program a control plane that ends with it. Package kubedtest
+// gives tests one that all test processes of a user use side by side.
 package kubed
 
 import (

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
 )
 
 // The test binary runs itself as another process when roleEnv is set.
@@ -60,8 +61,8 @@ func parent() int {
 func sharer() int {
 	tb := &processTB{}
 	defer tb.cleanUp()
-	kubed.Shared(tb)
-	shared := kubed.Shared(tb)
+	kubedtest.Shared(tb)
+	shared := kubedtest.Shared(tb)
 	fmt.Println(shared.Kubeconfig(), shared.Namespace(tb))
 	io.Copy(io.Discard, os.Stdin)
 	return 0

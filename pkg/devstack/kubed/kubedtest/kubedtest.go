@@ -1,4 +1,6 @@
-package kubed
+// Package kubedtest is a local Kubernetes (package kubed) that all test processes
+// of a user use side by side. It is apart so that no command links testing.
+package kubedtest
 
 import (
 	"context"
@@ -22,9 +24,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/jobrelay/jobrelay/pkg/devstack/kubed"
 )
 
 const (
+	// startMost bounds a start; 3 s is usual.
+	startMost = 3 * time.Minute
 	// sharedIdle is how long a shared cluster lives after its last user.
 	sharedIdle = 60 * time.Second
 	// holdMost bounds the wait for a shared cluster that is just ending.
@@ -33,10 +39,10 @@ const (
 	namespaceMost = 30 * time.Second
 )
 
-// SharedCluster is the local Kubernetes that all test processes of a user share.
+// Cluster is the local Kubernetes that all test processes of a user share.
 // Tests keep apart by namespaces; what is not in one (nodes, the claim
 // default/ps-pvc) is to be read only.
-type SharedCluster struct {
+type Cluster struct {
 	kubeconfig string
 	client     kubernetes.Interface
 }
@@ -46,7 +52,7 @@ type SharedCluster struct {
 // its folder in the temporary one, by user and binary, and ends 60 seconds after
 // the last test process that used it; its objects are then forgotten. A missing
 // binary and any other failure are fatal to the test.
-func Shared(tb testing.TB) *SharedCluster {
+func Shared(tb testing.TB) *Cluster {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), startMost)
 	defer cancel()
@@ -58,11 +64,11 @@ func Shared(tb testing.TB) *SharedCluster {
 }
 
 // Kubeconfig returns the path of the administrator's kubeconfig.
-func (s *SharedCluster) Kubeconfig() string { return s.kubeconfig }
+func (s *Cluster) Kubeconfig() string { return s.kubeconfig }
 
 // Namespace makes a namespace for the test, in which Pods can be created when it
 // returns. Its deletion is asked for when the test ends, and not waited for.
-func (s *SharedCluster) Namespace(tb testing.TB) string {
+func (s *Cluster) Namespace(tb testing.TB) string {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), namespaceMost)
 	defer cancel()
@@ -125,7 +131,7 @@ type holder struct {
 	lock   *flock.Flock // nil until it is held
 }
 
-func (h *holder) share(ctx context.Context) (*SharedCluster, error) {
+func (h *holder) share(ctx context.Context) (*Cluster, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lock == nil {
@@ -152,7 +158,7 @@ func (h *holder) share(ctx context.Context) (*SharedCluster, error) {
 
 // acquire takes the flock. A cluster that is just ending keeps it until it is gone.
 func (h *holder) acquire(ctx context.Context) error {
-	binary, err := Find()
+	binary, err := kubed.Find()
 	if err != nil {
 		return err
 	}
@@ -175,8 +181,8 @@ func (h *holder) acquire(ctx context.Context) error {
 }
 
 // connect fails at once when the cluster does not run.
-func (h *holder) connect(ctx context.Context) (*SharedCluster, error) {
-	s := &SharedCluster{kubeconfig: filepath.Join(h.dir, "kubeconfig")}
+func (h *holder) connect(ctx context.Context) (*Cluster, error) {
+	s := &Cluster{kubeconfig: filepath.Join(h.dir, "kubeconfig")}
 	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	if err != nil {
 		return nil, err
