@@ -93,6 +93,12 @@ func Decide(o Observation, l Log, r *jobsv1.JobRequested, now time.Time, d Deadl
 	return out
 }
 
+// Blind reports whether d is an end that is decided although the Pods have not
+// told all that they must: their watch is behind, by more than d.Settle. Client-go
+// takes up a watch that broke off after up to a minute, each by itself. Who
+// decides looks at the Pods themselves then, and decides again.
+func (d Decision) Blind(o Observation, l Log) bool { return d.terminal() && !o.settled(l) }
+
 func verdict(o Observation, l Log, now time.Time, d Deadlines) Decision {
 	if c := o.condition(batchv1.JobComplete); c != nil {
 		if at := c.LastTransitionTime.Add(d.Settle); !l.PodStarted && !o.settled(l) && now.Before(at) {

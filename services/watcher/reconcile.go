@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -71,6 +72,13 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 		return time.Time{}, w.orphan(ctx, o, job, s)
 	}
 	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+	if d.Blind(o, s.log()) {
+		if pods, err = w.listPods(ctx, job); err != nil {
+			return time.Time{}, err
+		}
+		o = jobstatus.Observe(job, pods, w.gone.Of(job.UID))
+		d = jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+	}
 	d = w.refine(ctx, job, pods, o, d)
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
@@ -175,6 +183,25 @@ func (w *Watcher) podsOf(job *batchv1.Job) ([]*corev1.Pod, error) {
 		if p, ok := obj.(*corev1.Pod); ok {
 			pods = append(pods, p)
 		}
+	}
+	return pods, nil
+}
+
+// maxListed bounds the Pods that are read of one Job, the first ones.
+const maxListed = 500
+
+// listPods reads a Job's Pods from the API, past the cache.
+func (w *Watcher) listPods(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod, error) {
+	list, err := w.client.CoreV1().Pods(job.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: labels.Set{batchv1.ControllerUidLabel: string(job.UID)}.String(), Limit: maxListed,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("Pods of Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	var pods []*corev1.Pod
+	for i := range list.Items {
+		jobstatus.Trim(&list.Items[i])
+		pods = append(pods, &list.Items[i])
 	}
 	return pods, nil
 }

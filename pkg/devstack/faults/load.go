@@ -29,6 +29,7 @@ type End struct {
 	Job      string // more fields of job, such as "activeDeadlineSeconds":5
 	Statuses []int  // of its callbacks
 	Code     string // of the last; empty for success
+	PodsGo   bool   // with the end: status 1 is missing where nobody looked before
 }
 
 // Success is the end of a Job that runs for a second.
