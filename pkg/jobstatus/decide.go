@@ -99,6 +99,11 @@ func Decide(o Observation, l Log, r *jobsv1.JobRequested, now time.Time, d Deadl
 // decides looks at the Pods themselves then, and decides again.
 func (d Decision) Blind(o Observation, l Log) bool { return d.terminal() && !o.settled(l) }
 
+// Nothing reports whether there is nothing to do, now or later.
+func (d Decision) Nothing() bool {
+	return len(d.Events) == 0 && d.Step == StepNone && d.LookAt.IsZero()
+}
+
 func verdict(o Observation, l Log, now time.Time, d Deadlines) Decision {
 	if c := o.condition(batchv1.JobComplete); c != nil {
 		if at := c.LastTransitionTime.Add(d.Settle); !l.PodStarted && !o.settled(l) && now.Before(at) {

@@ -62,6 +62,12 @@ func (o Observation) Finished() bool {
 	return o.condition(batchv1.JobComplete) != nil || o.condition(batchv1.JobFailed) != nil
 }
 
+// Over reports whether the Job is done with: Kubernetes has given it its end, the
+// log l has it too, and we do not hold it.
+func (o Observation) Over(l Log) bool {
+	return l.Ended && l.JobID == o.job.UID && o.Finished() && !o.Owned()
+}
+
 // ending reports whether Kubernetes has decided the Job's end.
 func (o Observation) ending() bool {
 	return o.Finished() || o.condition(batchv1.JobFailureTarget) != nil || o.condition(batchv1.JobSuccessCriteriaMet) != nil

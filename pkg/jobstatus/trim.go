@@ -4,34 +4,66 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
 
-// Trim drops what no decision reads before a Job or a Pod is kept: a Job stays
-// at some 2 KiB and a Pod at 1, whatever their commands, environments and
-// volumes. It changes the object in place, which nobody else may have yet; any
-// other object is left as it is.
+// Trim drops what no decision reads before a Job or a Pod is kept, whatever their
+// commands, environments and volumes. It changes the object in place, which nobody
+// else may have yet; any other object is left as it is.
 func Trim(obj any) {
 	switch o := obj.(type) {
 	case *batchv1.Job:
-		trimMeta(&o.ObjectMeta)
+		o.ObjectMeta = trimMeta(o.ObjectMeta)
+		o.Status = trimJobStatus(o.Status)
 		o.Spec = batchv1.JobSpec{
 			ActiveDeadlineSeconds: o.Spec.ActiveDeadlineSeconds,
 			Template:              corev1.PodTemplateSpec{Spec: trimPodSpec(o.Spec.Template.Spec)},
 		}
 	case *corev1.Pod:
-		trimMeta(&o.ObjectMeta)
-		o.Annotations, o.Finalizers = nil, nil
+		o.ObjectMeta = trimMeta(o.ObjectMeta)
+		o.Labels, o.Annotations, o.Finalizers = nil, nil, nil
 		o.Spec = trimPodSpec(o.Spec)
 		o.Status = trimPodStatus(o.Status)
 	}
 }
 
-// lastApplied is kubectl's copy of the whole object.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+func trimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, DeletionGracePeriodSeconds: m.DeletionGracePeriodSeconds,
+		Labels: ours(m.Labels), Annotations: ours(m.Annotations), Finalizers: m.Finalizers, OwnerReferences: controllers(m.OwnerReferences),
+	}
+}
 
-func trimMeta(m *metav1.ObjectMeta) {
-	m.ManagedFields = nil
-	delete(m.Annotations, lastApplied)
+// ours are the labels or annotations that are read.
+func ours(all map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, name := range []string{
+		kubejob.LabelApp, kubejob.LabelKey, kubejob.LabelInstallation,
+		kubejob.AnnotationID, kubejob.AnnotationHash, kubejob.AnnotationNotStarting, kubejob.AnnotationStopReason,
+	} {
+		if value, ok := all[name]; ok {
+			out[name] = value
+		}
+	}
+	return out
+}
+
+func controllers(refs []metav1.OwnerReference) []metav1.OwnerReference {
+	for _, r := range refs {
+		if r.Controller != nil && *r.Controller {
+			return []metav1.OwnerReference{r}
+		}
+	}
+	return nil
+}
+
+func trimJobStatus(s batchv1.JobStatus) batchv1.JobStatus {
+	return batchv1.JobStatus{
+		Conditions: s.Conditions, StartTime: s.StartTime, CompletionTime: s.CompletionTime,
+		Active: s.Active, Succeeded: s.Succeeded, Failed: s.Failed,
+	}
 }
 
 func trimPodSpec(s corev1.PodSpec) corev1.PodSpec {
@@ -57,9 +89,18 @@ func trimPodStatus(s corev1.PodStatus) corev1.PodStatus {
 func trimContainers(in []corev1.ContainerStatus) []corev1.ContainerStatus {
 	var out []corev1.ContainerStatus
 	for _, c := range in {
-		out = append(out, corev1.ContainerStatus{Name: c.Name, State: c.State, LastTerminationState: c.LastTerminationState, RestartCount: c.RestartCount})
+		out = append(out, corev1.ContainerStatus{
+			Name: c.Name, State: trimState(c.State), LastTerminationState: trimState(c.LastTerminationState), RestartCount: c.RestartCount,
+		})
 	}
 	return out
+}
+
+func trimState(s corev1.ContainerState) corev1.ContainerState {
+	if s.Terminated != nil {
+		s.Terminated.ContainerID = ""
+	}
+	return s
 }
 
 // JobOf is the Job that owns a Pod, nil where none does.

@@ -98,8 +98,8 @@ func (w *Watcher) lead(ctx context.Context, yes bool) {
 		}
 		return
 	}
-	for _, obj := range w.jobs.GetStore().List() {
-		w.enqueue(obj)
+	for _, job := range w.view.all() {
+		w.enqueue(job)
 	}
 }
 

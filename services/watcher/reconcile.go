@@ -30,39 +30,33 @@ const conflictTries = 5
 
 // reconcile looks at one Job and does what is missing. It returns when to look
 // again though nothing changes; zero: no need.
-func (w *Watcher) reconcile(ctx context.Context, name types.NamespacedName) (time.Time, error) {
-	for _, job := range w.vanished.of(name) {
-		if err := w.lookBack(ctx, job); err != nil {
-			return time.Time{}, err
-		}
-		w.forget(job)
-	}
-	obj, exists, err := w.jobs.GetIndexer().GetByKey(name.String())
-	if err != nil || !exists {
+func (w *Watcher) reconcile(ctx context.Context, uid types.UID) (time.Time, error) {
+	job, pods, vanished, err := w.view.seen(uid)
+	if err != nil || job == nil {
 		return time.Time{}, err
 	}
-	job, ok := obj.(*batchv1.Job)
-	if !ok {
-		return time.Time{}, fmt.Errorf("the cache of Jobs holds a %T", obj)
+	if vanished {
+		if err := w.lookBack(ctx, job, pods); err != nil {
+			return time.Time{}, err
+		}
+		w.view.forget(uid)
+		return time.Time{}, nil
 	}
 	for range conflictTries {
-		again, err := w.look(ctx, job)
+		again, err := w.look(ctx, job, pods)
 		if !errors.Is(err, broker.ErrConflict) {
 			return again, err
 		}
-		w.tails.drop(job.UID)
+		w.view.doubt(uid)
 	}
 	return time.Time{}, errMovedOn
 }
 
 // look decides once and acts. broker.ErrConflict: the log was not what the
 // decision was made on.
-func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error) {
-	pods, err := w.podsOf(job)
-	if err != nil {
-		return time.Time{}, err
-	}
-	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
+func (w *Watcher) look(ctx context.Context, job *batchv1.Job, pods []*corev1.Pod) (time.Time, error) {
+	gone := w.view.gone.Of(job.UID)
+	o := jobstatus.Observe(job, pods, gone)
 	s, err := w.subject(ctx, job)
 	if err != nil {
 		w.metrics.errors.WithLabelValues(operationLog).Inc()
@@ -71,13 +65,17 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 	if !s.ours {
 		return time.Time{}, w.orphan(ctx, o, job, s)
 	}
-	d := jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
-	if d.Blind(o, s.log()) {
+	d := jobstatus.Decide(o, s.log, s.request, w.options.Now(), w.deadlines(s.service))
+	if d.Blind(o, s.log) {
 		if pods, err = w.listPods(ctx, job); err != nil {
 			return time.Time{}, err
 		}
-		o = jobstatus.Observe(job, pods, w.gone.Of(job.UID))
-		d = jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+		o = jobstatus.Observe(job, pods, gone)
+		d = jobstatus.Decide(o, s.log, s.request, w.options.Now(), w.deadlines(s.service))
+	}
+	if d.Nothing() && o.Over(s.log) {
+		w.view.forget(job.UID)
+		return time.Time{}, nil
 	}
 	d = w.refine(ctx, job, pods, o, d)
 	if err := w.append(ctx, job, s, d); err != nil {
@@ -87,11 +85,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 }
 
 // lookBack gives a Job that is gone its end, where its log has none.
-func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job) error {
-	pods, err := w.podsOf(job)
-	if err != nil {
-		return err
-	}
+func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job, pods []*corev1.Pod) error {
 	s, err := w.subject(ctx, job)
 	if err != nil {
 		w.metrics.errors.WithLabelValues(operationLog).Inc()
@@ -100,11 +94,11 @@ func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job) error {
 	if !s.ours {
 		return nil
 	}
-	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
-	d := jobstatus.Vanished(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
+	o := jobstatus.Observe(job, pods, w.view.gone.Of(job.UID))
+	d := jobstatus.Vanished(o, s.log, s.request, w.options.Now(), w.deadlines(s.service))
 	err = w.append(ctx, job, s, w.refine(ctx, job, pods, o, d))
 	if errors.Is(err, broker.ErrConflict) {
-		w.tails.drop(job.UID)
+		w.view.doubt(job.UID)
 		return errMovedOn
 	}
 	return err
@@ -173,20 +167,6 @@ func (w *Watcher) deadlines(service string) jobstatus.Deadlines {
 	return d
 }
 
-func (w *Watcher) podsOf(job *batchv1.Job) ([]*corev1.Pod, error) {
-	objs, err := w.pods.GetIndexer().ByIndex(indexJob, string(job.UID))
-	if err != nil {
-		return nil, fmt.Errorf("index of Pods: %w", err)
-	}
-	pods := make([]*corev1.Pod, 0, len(objs))
-	for _, obj := range objs {
-		if p, ok := obj.(*corev1.Pod); ok {
-			pods = append(pods, p)
-		}
-	}
-	return pods, nil
-}
-
 // maxListed bounds the Pods that are read of one Job, the first ones.
 const maxListed = 500
 
@@ -213,23 +193,14 @@ type subject struct {
 	ours    bool
 	unknown bool // there is no request of that key
 	key     string
-	id      string
-	trace   string
 	request *jobsv1.JobRequested // read only where the log is empty, or is about another Job
-}
-
-func (s subject) log() jobstatus.Log {
-	if s.tail.Empty() {
-		return jobstatus.Log{}
-	}
-	return jobstatus.LogOf(&s.tail.Last)
 }
 
 // subject reads the log of the key that the Job carries. A label alone proves
 // nothing: the Job is ours where the log names its UID, else where the request
 // exists and describes it. The service too is the request's word.
 func (w *Watcher) subject(ctx context.Context, job *batchv1.Job) (subject, error) {
-	s := subject{key: job.Labels[kubejob.LabelKey], id: job.Annotations[kubejob.AnnotationID]}
+	s := subject{key: job.Labels[kubejob.LabelKey], known: known{id: job.Annotations[kubejob.AnnotationID]}}
 	if s.key == "" {
 		if s.id == "" {
 			s.unknown = true
@@ -237,23 +208,33 @@ func (w *Watcher) subject(ctx context.Context, job *batchv1.Job) (subject, error
 		}
 		s.key = event.Key(s.id)
 	}
-	var cached bool
-	if s.known, cached = w.tails.get(job.UID); !cached {
-		s.service = job.Labels[kubejob.LabelApp]
-		var err error
-		if s.tail, err = w.log.Tail(ctx, s.service, s.key); err != nil {
+	if k, ok := w.view.log(job.UID); ok {
+		s.known = k
+	} else if err := w.read(ctx, &s, job.Labels[kubejob.LabelApp]); err != nil {
+		return s, err
+	}
+	s.ours = s.sequence > 0 && s.log.JobID == job.UID
+	if !s.ours {
+		if err := w.claim(ctx, job, &s); err != nil {
 			return s, err
 		}
 	}
-	if !s.tail.Empty() && s.log().JobID == job.UID {
-		s.ours, s.id, s.trace = true, s.tail.Last.ID, s.tail.Last.Trace
-	} else if err := w.claim(ctx, job, &s); err != nil {
-		return s, err
-	}
 	if s.ours {
-		w.tails.put(job.UID, s.known)
+		w.view.remember(job.UID, s.known)
 	}
 	return s, nil
+}
+
+// read takes the end of the log of a service.
+func (w *Watcher) read(ctx context.Context, s *subject, service string) error {
+	tail, err := w.log.Tail(ctx, service, s.key)
+	if err == nil {
+		id := s.id
+		if s.known = knownOf(service, tail); tail.Empty() {
+			s.id = id
+		}
+	}
+	return err
 }
 
 // claim asks the request whether the Job is its own.
@@ -273,13 +254,13 @@ func (w *Watcher) claim(ctx context.Context, job *batchv1.Job, s *subject) error
 	if !w.named(job, r) {
 		return nil
 	}
-	s.ours, s.request, s.id, s.trace = true, r, r.GetId(), e.Trace
-	if s.service == r.GetService() {
-		return nil
+	if s.service != r.GetService() { // the Job's label was changed
+		if err := w.read(ctx, s, r.GetService()); err != nil {
+			return err
+		}
 	}
-	s.service = r.GetService() // the Job's label was changed
-	s.tail, err = w.log.Tail(ctx, s.service, s.key)
-	return err
+	s.ours, s.request, s.id, s.trace = true, r, r.GetId(), e.Trace
+	return nil
 }
 
 func (w *Watcher) named(job *batchv1.Job, r *jobsv1.JobRequested) bool {
@@ -297,14 +278,16 @@ func (w *Watcher) append(ctx context.Context, job *batchv1.Job, s subject, d job
 			return err
 		}
 		e.Trace = s.trace
-		if s.tail, err = w.log.Append(ctx, s.service, s.tail, e); err != nil {
+		tail, err := w.log.Append(ctx, s.service, s.tail(), e)
+		if err != nil {
 			if !errors.Is(err, broker.ErrConflict) {
-				w.tails.drop(job.UID)
+				w.view.doubt(job.UID)
 				w.metrics.errors.WithLabelValues(operationLog).Inc()
 			}
 			return err
 		}
-		w.tails.put(job.UID, s.known)
+		s.move(tail)
+		w.view.remember(job.UID, s.known)
 		w.metrics.events.WithLabelValues(string(e.Type)).Inc()
 		if e.Type.Terminal() {
 			w.metrics.outcome(d.Reason.Code)

@@ -3,7 +3,7 @@ package watcher
 import (
 	"context"
 	"errors"
-	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,8 +15,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -65,14 +67,8 @@ type Watcher struct {
 	logger  zerolog.Logger
 	metrics *metrics
 
-	factory informers.SharedInformerFactory
-	jobs    cache.SharedIndexInformer
-	pods    cache.SharedIndexInformer
-	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
-	tails   *tails
-	gone    jobstatus.Gone
-	// vanished are the Jobs that went while their log had no end.
-	vanished *vanishedJobs
+	view  *view
+	queue workqueue.TypedRateLimitingInterface[types.UID] // of Jobs
 
 	leadMu  sync.Mutex
 	leading atomic.Bool
@@ -99,29 +95,22 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 	w := &Watcher{
 		log: log, client: client, options: o, logger: logger, metrics: newMetrics(reg),
 		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](leastRetry, mostRetry)),
-		tails: newTails(), vanished: newVanishedJobs(),
+			workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](leastRetry, mostRetry)),
 	}
-	w.factory = informers.NewSharedInformerFactoryWithOptions(client, o.Resync,
-		informers.WithNamespace(o.Namespace), informers.WithTransform(trim),
-		informers.WithTweakListOptions(func(l *metav1.ListOptions) {
-			l.LabelSelector = labels.Set{kubejob.LabelInstallation: o.Installation}.String()
-		}))
-	w.jobs = w.factory.Batch().V1().Jobs().Informer()
-	w.pods = w.factory.Core().V1().Pods().Informer()
+	w.view = newView(w.enqueue, w.leading.Load)
 	return w
 }
 
 // Run watches until ctx ends. It may be called once. It waits for the API
 // server and for the log as long as it takes; its error is a bug's.
 func (w *Watcher) Run(ctx context.Context) error {
-	if err := w.listen(); err != nil {
-		return err
+	var watches sync.WaitGroup
+	defer watches.Wait()
+	for _, r := range w.reflectors() {
+		watches.Go(func() { r.RunWithContext(ctx) })
 	}
-	w.factory.StartWithContext(ctx)
-	defer w.factory.Shutdown()
 	defer w.queue.ShutDown()
-	if !cache.WaitForCacheSync(ctx.Done(), w.jobs.HasSynced, w.pods.HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), w.view.ready) {
 		return nil // ctx ended
 	}
 	var workers errgroup.Group
@@ -140,144 +129,96 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // Ready says what the watcher has not seen yet, or nil.
 func (w *Watcher) Ready() error {
-	if !w.jobs.HasSynced() || !w.pods.HasSynced() {
+	if !w.view.ready() {
 		return errors.New("Jobs and Pods are not listed yet")
 	}
 	return nil
 }
 
-// indexJob finds Pods by their Job's UID.
-const indexJob = "job"
+// Waits between two tries for a watch that broke off: doubled from the least to
+// the most, and up to as much again at random. Client-go's own go up to a minute,
+// for which a job's callbacks would wait once the API server is back.
+const (
+	leastRewatch = 200 * time.Millisecond
+	mostRewatch  = 5 * time.Second
+)
 
-func (w *Watcher) listen() error {
-	err := w.pods.AddIndexers(cache.Indexers{indexJob: func(obj any) ([]string, error) {
-		if pod, ok := obj.(*corev1.Pod); ok {
-			if ref := jobstatus.JobOf(pod); ref != nil {
-				return []string{string(ref.UID)}, nil
-			}
-		}
-		return nil, nil
-	}})
-	if err != nil {
-		return fmt.Errorf("index of Pods: %w", err)
+// reflectors are the watches of the installation's Jobs and of their Pods.
+func (w *Watcher) reflectors() []*cache.Reflector {
+	selector := labels.Set{kubejob.LabelInstallation: w.options.Installation}.String()
+	jobs := w.client.BatchV1().Jobs(w.options.Namespace)
+	pods := w.client.CoreV1().Pods(w.options.Namespace)
+	return []*cache.Reflector{
+		w.reflector(&batchv1.Job{}, jobWatch{w.view}, &cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.LabelSelector = selector
+				return noted(w, func() (*batchv1.JobList, error) { return jobs.List(ctx, o) })
+			},
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.LabelSelector = selector
+				return noted(w, func() (watch.Interface, error) { return jobs.Watch(ctx, o) })
+			},
+		}),
+		w.reflector(&corev1.Pod{}, podWatch{w.view}, &cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.LabelSelector = selector
+				return noted(w, func() (*corev1.PodList, error) { return pods.List(ctx, o) })
+			},
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.LabelSelector = selector
+				return noted(w, func() (watch.Interface, error) { return pods.Watch(ctx, o) })
+			},
+		}),
 	}
-	for _, i := range []cache.SharedIndexInformer{w.jobs, w.pods} {
-		if err := i.SetWatchErrorHandlerWithContext(w.watchFailed); err != nil {
-			return fmt.Errorf("watch: %w", err)
-		}
-	}
-	_, err = w.jobs.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: w.enqueue, UpdateFunc: func(_, obj any) { w.enqueue(obj) }, DeleteFunc: w.jobGone,
+}
+
+func (w *Watcher) reflector(of runtime.Object, store cache.TransformingStore, lw *cache.ListWatch) *cache.Reflector {
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, w.client), of, store, cache.ReflectorOptions{
+		ResyncPeriod: w.options.Resync,
+		Backoff:      &wait.Backoff{Duration: leastRewatch, Cap: mostRewatch, Factor: 2, Jitter: 1, Steps: math.MaxInt32},
 	})
+}
+
+// noted counts what cannot be watched; client-go says it, and tries again.
+func noted[T any](w *Watcher, ask func() (T, error)) (T, error) {
+	out, err := ask()
 	if err != nil {
-		return fmt.Errorf("watch of Jobs: %w", err)
-	}
-	_, err = w.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: w.enqueue, UpdateFunc: func(_, obj any) { w.enqueue(obj) }, DeleteFunc: w.podGone,
-	})
-	if err != nil {
-		return fmt.Errorf("watch of Pods: %w", err)
-	}
-	return nil
-}
-
-// enqueue asks for a look at a Job, or at a Pod's Job.
-func (w *Watcher) enqueue(obj any) {
-	switch o := obj.(type) {
-	case *batchv1.Job:
-		w.queue.Add(types.NamespacedName{Namespace: o.Namespace, Name: o.Name})
-	case *corev1.Pod:
-		if ref := jobstatus.JobOf(o); ref != nil {
-			w.queue.Add(types.NamespacedName{Namespace: o.Namespace, Name: ref.Name})
-		}
-	}
-}
-
-func (w *Watcher) jobGone(obj any) {
-	job, ok := last(obj).(*batchv1.Job)
-	if !ok {
-		return
-	}
-	if k, cached := w.tails.get(job.UID); !w.leading.Load() || cached && k.tail.Last.Type.Terminal() {
-		w.forget(job)
-		return
-	}
-	w.vanished.add(job)
-	w.enqueue(job)
-}
-
-// forget drops all that is kept of a Job that is gone.
-func (w *Watcher) forget(job *batchv1.Job) {
-	w.vanished.drop(job)
-	w.tails.drop(job.UID)
-	w.gone.Drop(job.UID)
-}
-
-func (w *Watcher) podGone(obj any) {
-	if pod, ok := last(obj).(*corev1.Pod); ok {
-		if ref := jobstatus.JobOf(pod); ref != nil && w.there(pod.Namespace, ref) {
-			w.gone.Add(ref.UID, pod)
-		}
-		w.enqueue(pod)
-	}
-}
-
-// there reports whether a Pod's Job is still watched: a Pod that goes after its
-// Job is nobody's evidence.
-func (w *Watcher) there(namespace string, ref *metav1.OwnerReference) bool {
-	obj, ok, err := w.jobs.GetIndexer().GetByKey(namespace + "/" + ref.Name)
-	if err != nil || !ok {
-		return false
-	}
-	job, ok := obj.(*batchv1.Job)
-	return ok && job.UID == ref.UID
-}
-
-// trim makes an object what the caches keep of it.
-func trim(obj any) (any, error) {
-	jobstatus.Trim(obj)
-	return obj, nil
-}
-
-// last is a deleted object as it was last seen.
-func last(obj any) any {
-	if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		return d.Obj
-	}
-	return obj
-}
-
-func (w *Watcher) watchFailed(ctx context.Context, _ *cache.Reflector, err error) {
-	if ctx.Err() == nil {
 		w.metrics.errors.WithLabelValues(operationWatch).Inc()
-		w.logger.Warn().Err(err).Msg("watch broke off and is taken up again")
+	}
+	return out, err
+}
+
+// enqueue asks for a look at a Job. Who takes up the lead looks at all.
+func (w *Watcher) enqueue(job types.UID) {
+	if w.leading.Load() {
+		w.queue.Add(job)
 	}
 }
 
 // next looks at one Job; false when the queue has ended.
 func (w *Watcher) next(ctx context.Context) bool {
-	name, end := w.queue.Get()
+	uid, end := w.queue.Get()
 	if end {
 		return false
 	}
-	defer w.queue.Done(name)
+	defer w.queue.Done(uid)
 	if !w.leading.Load() {
-		w.queue.Forget(name)
+		w.queue.Forget(uid)
 		return true // whoever takes the lead looks at all
 	}
-	again, err := w.reconcile(ctx, name)
+	again, err := w.reconcile(ctx, uid)
 	switch {
 	case err == nil:
-		w.queue.Forget(name)
+		w.queue.Forget(uid)
 		if !again.IsZero() {
-			w.queue.AddAfter(name, again.Sub(w.options.Now()))
+			w.queue.AddAfter(uid, again.Sub(w.options.Now()))
 		}
 	case ctx.Err() != nil: // whoever starts next goes on
 	case errors.Is(err, errMovedOn):
-		w.queue.AddRateLimited(name)
+		w.queue.AddRateLimited(uid)
 	default:
-		w.queue.AddRateLimited(name)
-		w.logger.Warn().Err(err).Str("namespace", name.Namespace).Str("job", name.Name).Msg("look at job failed and is repeated")
+		w.queue.AddRateLimited(uid)
+		w.logger.Warn().Err(err).Str("uid", string(uid)).Msg("look at job failed and is repeated")
 	}
 	return true
 }
