@@ -79,7 +79,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job) (time.Time, error)
 		o = jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 		d = jobstatus.Decide(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
 	}
-	d = w.refine(ctx, job, pods, o, d)
+	d = w.withLogTail(ctx, job, o, w.refine(ctx, job, pods, o, d))
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
 	}
@@ -102,7 +102,7 @@ func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job) error {
 	}
 	o := jobstatus.Observe(job, pods, w.gone.Of(job.UID))
 	d := jobstatus.Vanished(o, s.log(), s.request, w.options.Now(), w.deadlines(s.service))
-	err = w.append(ctx, job, s, w.refine(ctx, job, pods, o, d))
+	err = w.append(ctx, job, s, w.withLogTail(ctx, job, o, w.refine(ctx, job, pods, o, d)))
 	if errors.Is(err, broker.ErrConflict) {
 		w.tails.drop(job.UID)
 		return errMovedOn

@@ -45,9 +45,12 @@ type Options struct {
 	// Policy may set the start deadlines of a service; default: none. A change
 	// holds from the next look at a Job, so at the latest after Resync.
 	Policy func() *request.Policy
-	Lease  Lease            // where to stand for election
-	Resync time.Duration    // between two looks at a Job that does not change; default 10 minutes
-	Now    func() time.Time // default time.Now
+	Lease  Lease // where to stand for election
+	// LogTail is how many last lines of the log of the container that failed the
+	// event of a failed Job carries; default 0: none.
+	LogTail int
+	Resync  time.Duration    // between two looks at a Job that does not change; default 10 minutes
+	Now     func() time.Time // default time.Now
 }
 
 // Waits between two tries for a Job whose look failed: doubled from the least
@@ -65,12 +68,13 @@ type Watcher struct {
 	logger  zerolog.Logger
 	metrics *metrics
 
-	factory informers.SharedInformerFactory
-	jobs    cache.SharedIndexInformer
-	pods    cache.SharedIndexInformer
-	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
-	tails   *tails
-	gone    jobstatus.Gone
+	factory  informers.SharedInformerFactory
+	jobs     cache.SharedIndexInformer
+	pods     cache.SharedIndexInformer
+	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	tails    *tails
+	logTails *logTails
+	gone     jobstatus.Gone
 	// vanished are the Jobs that went while their log had no end.
 	vanished *vanishedJobs
 
@@ -100,7 +104,7 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 		log: log, client: client, options: o, logger: logger, metrics: newMetrics(reg),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](leastRetry, mostRetry)),
-		tails: newTails(), vanished: newVanishedJobs(),
+		tails: newTails(), logTails: newLogTails(), vanished: newVanishedJobs(),
 	}
 	w.factory = informers.NewSharedInformerFactoryWithOptions(client, o.Resync,
 		informers.WithNamespace(o.Namespace), informers.WithTransform(trim),
