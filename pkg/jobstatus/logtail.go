@@ -31,9 +31,9 @@ func (d Decision) AsksLogTail(o Observation) (LogSource, bool) {
 	return LogSource{Pod: p.Name, Container: s.Name, Node: p.Spec.NodeName}, true
 }
 
-// WithLogTail is the decision with the end of the log that it asks for in its
-// event: its last whole lines within MaxLogTail bytes, and of a last line that is
-// longer its end. More is not read of log than one byte before those.
+// WithLogTail is the decision with the end of a log in its event: the last whole
+// lines within MaxLogTail bytes, and of a last line that is longer its end. The
+// decision must ask for one; of log its last MaxLogTail+1 bytes are enough.
 func (d Decision) WithLogTail(log []byte) Decision {
 	e := proto.CloneOf(d.failure())
 	e.Evidence.LogTail = lastLines(string(log), MaxLogTail)

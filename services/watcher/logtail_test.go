@@ -153,7 +153,7 @@ func TestRealLogTail(t *testing.T) {
 		}
 	}
 	gone := func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
-	broken := func(w http.ResponseWriter, r *http.Request) {
+	broken := func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "unable to retrieve container logs", http.StatusInternalServerError)
 	}
 	plain := n.fail("plain", lines("line 1\nline 2\n  line 3\n"))
