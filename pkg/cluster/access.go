@@ -23,11 +23,15 @@ const (
 // Permission is one thing that a service must be allowed to do.
 type Permission struct {
 	Verb, Group, Resource string
+	Subresource           string // empty: the resource itself
 	Namespace             string // empty: in all
 }
 
 func (p Permission) String() string {
 	resource, where := p.Resource, "in all namespaces"
+	if p.Subresource != "" {
+		resource += "/" + p.Subresource
+	}
 	if p.Group != "" {
 		resource += "." + p.Group
 	}
@@ -117,7 +121,7 @@ func (a *Access) ask(ctx context.Context, p Permission) (bool, error) {
 	defer cancel()
 	answer, err := a.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: p.Namespace, Verb: p.Verb, Group: p.Group, Resource: p.Resource,
+			Namespace: p.Namespace, Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource,
 		}},
 	}, metav1.CreateOptions{})
 	if err != nil {

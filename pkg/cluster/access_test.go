@@ -48,7 +48,8 @@ func TestAccessTellsWhatIsMissing(t *testing.T) {
 	}
 	access := cluster.NewAccess(client, zerolog.Nop(),
 		cluster.Permission{Verb: "create", Group: "batch", Resource: "jobs", Namespace: namespace},
-		cluster.Permission{Verb: "list", Resource: "pods", Namespace: namespace})
+		cluster.Permission{Verb: "list", Resource: "pods", Namespace: namespace},
+		cluster.Permission{Verb: "get", Resource: "pods", Subresource: "log", Namespace: namespace})
 	if err := access.Ready(); err == nil || !strings.Contains(err.Error(), "waiting for Kubernetes") {
 		t.Errorf("at first: %v", err)
 	}
@@ -83,13 +84,18 @@ func TestAccessTellsWhatIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	says("create jobs.batch in namespace "+namespace, "list pods in namespace "+namespace)
+	says("create jobs.batch in namespace "+namespace, "list pods in namespace "+namespace, "get pods/log in namespace "+namespace)
 	grant("jobs", rbacv1.PolicyRule{APIGroups: []string{"batch"}, Resources: []string{"jobs"}, Verbs: []string{"create"}})
 	await.That(t, "one permission less", func() bool {
 		err := access.Ready()
 		return err != nil && !strings.Contains(err.Error(), "create jobs") && strings.Contains(err.Error(), "list pods")
 	})
-	grant("pods", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}})
+	grant("pods", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list", "get"}})
+	await.That(t, "the log alone", func() bool {
+		err := access.Ready()
+		return err != nil && !strings.Contains(err.Error(), "list pods") && strings.Contains(err.Error(), "get pods/log")
+	})
+	grant("logs", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}})
 	says()
 	stop()
 	<-ended

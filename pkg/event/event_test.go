@@ -42,8 +42,8 @@ func examples(t *testing.T) []event.Event {
 		&jobsv1.JobCompleted{JobId: uid, JobName: "bb-fbe70e59", Namespace: "default"},
 		&jobsv1.JobFailed{
 			JobId: uid, JobName: "bb-fbe70e59", Namespace: "default", Error: cause,
-			Times:    &jobsv1.Times{CreatedAt: timestamppb.New(at.Truncate(time.Second)), StartedAt: timestamppb.New(at.Truncate(time.Second)), EndedAt: timestamppb.New(at.Truncate(time.Second)), RunSeconds: 1},
-			Evidence: &jobsv1.Evidence{PodId: uid, PodName: "bb-fbe70e59-ww7g2", NodeName: "k8s-node-1", Container: "example", ExitCode: 3, Reason: "Error", TerminationMessage: "a <b>"},
+			Times:    &jobsv1.Times{CreatedAt: timestamppb.New(at.Truncate(time.Second)), StartedAt: timestamppb.New(at.Truncate(time.Second)), EndedAt: timestamppb.New(at.Truncate(time.Second)), RunSeconds: 1, QueueMilliseconds: new(uint32(0))},
+			Evidence: &jobsv1.Evidence{PodId: uid, PodName: "bb-fbe70e59-ww7g2", NodeName: "k8s-node-1", Container: "example", ExitCode: 3, Reason: "Error", TerminationMessage: "a <b>", LogTail: "first\n  second"},
 		},
 		&jobsv1.JobException{JobName: "bb-fbe70e59", Namespace: "default", Error: cause},
 		&jobsv1.RequestRejected{Id: sampleID, Service: "example", Callback: true, Error: cause, Problems: []*jobsv1.Problem{{Path: "$.job.image", Code: "required", Message: "is required"}}},

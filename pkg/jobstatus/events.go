@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
 
 // Event is the data of an event, one of the messages of package jobsv1.
@@ -18,18 +19,23 @@ type Event = proto.Message
 
 // Started is the event of a Job that exists, from the Job and its request.
 // Both who created the Job and who finds it build it here, so that it is the
-// same. Queue time is that from the queue's receipt to the Job's creation,
-// which Kubernetes gives in whole seconds; never below 0.
+// same.
 func Started(job *batchv1.Job, r *jobsv1.JobRequested) *jobsv1.JobStarted {
-	var queued time.Duration
+	var queued uint32
 	if r.GetQueuedAt().IsValid() {
-		queued = job.CreationTimestamp.Sub(r.GetQueuedAt().AsTime())
+		queued = queueMilliseconds(job, r.GetQueuedAt().AsTime())
 	}
 	return &jobsv1.JobStarted{
 		JobId: string(job.UID), JobName: job.Name, Namespace: job.Namespace,
 		Service: r.GetService(), Image: r.GetJob().GetImage(), Resources: r.GetJob().GetResources(),
-		QueueMilliseconds: unsigned(queued.Milliseconds()),
+		QueueMilliseconds: queued,
 	}
+}
+
+// queueMilliseconds is from the queue's receipt to the Job's creation, which
+// Kubernetes gives in whole seconds; never below 0.
+func queueMilliseconds(job *batchv1.Job, queuedAt time.Time) uint32 {
+	return unsigned(job.CreationTimestamp.Sub(queuedAt).Milliseconds())
 }
 
 func podStarted(job *batchv1.Job, p *corev1.Pod) *jobsv1.PodStarted {
@@ -77,6 +83,9 @@ func exception(o Observation, r Reason) *jobsv1.JobException {
 // times are those of the Job and of the first Pod that ran.
 func times(o Observation, end time.Time) *jobsv1.Times {
 	out := &jobsv1.Times{CreatedAt: stamp(o.job.CreationTimestamp.Time), EndedAt: stamp(end)}
+	if at, err := time.Parse(time.RFC3339, o.job.Annotations[kubejob.AnnotationQueuedAt]); err == nil {
+		out.QueueMilliseconds = new(queueMilliseconds(o.job, at))
+	}
 	if o.job.Status.StartTime != nil {
 		out.StartedAt = stamp(o.job.Status.StartTime.Time)
 	}
@@ -92,16 +101,16 @@ func times(o Observation, end time.Time) *jobsv1.Times {
 	return out
 }
 
-// evidence is the Pod that tells why the Job failed, else the youngest.
-func evidence(o Observation, code Code) *jobsv1.Evidence {
+// witness is the Pod that tells why the Job failed, else the youngest, and the
+// container of it that tells most; nil where there is none.
+func witness(o Observation) (*corev1.Pod, *corev1.ContainerStatus) {
 	p := o.failed
 	if all := byCreation(append(append([]*corev1.Pod(nil), o.pods...), o.gone...)); p == nil && len(all) > 0 {
 		p = all[len(all)-1]
 	}
 	if p == nil {
-		return nil
+		return nil, nil
 	}
-	out := &jobsv1.Evidence{PodId: string(p.UID), PodName: p.Name, NodeName: p.Spec.NodeName, Reason: quote(p.Status.Reason, maxQuote)}
 	s := failedContainer(p, mainContainer(o.job))
 	if s == nil {
 		s = failedInit(p)
@@ -109,6 +118,16 @@ func evidence(o Observation, code Code) *jobsv1.Evidence {
 	if s == nil {
 		s = statusOf(p, mainContainer(o.job))
 	}
+	return p, s
+}
+
+// evidence is how the witness was last seen; nil where there is none.
+func evidence(o Observation, code Code) *jobsv1.Evidence {
+	p, s := witness(o)
+	if p == nil {
+		return nil
+	}
+	out := &jobsv1.Evidence{PodId: string(p.UID), PodName: p.Name, NodeName: p.Spec.NodeName, Reason: quote(p.Status.Reason, maxQuote)}
 	if s == nil {
 		return out
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
 
 // TestEvidence: a terminal event has how the Pod ended and the times, as fields;
@@ -35,6 +36,18 @@ func TestEvidence(t *testing.T) {
 			"exit 3", aJob(jobFailed(9 * time.Second)), aPod("a", exited(3, "Error", 8*time.Second), says("out of\nluck"), scheduled, restarted),
 			&jobsv1.Times{CreatedAt: stamp(0), StartedAt: stamp(0), EndedAt: stamp(9 * time.Second), ScheduleSeconds: 2, RunSeconds: 7},
 			&jobsv1.Evidence{PodId: string(pod.UID), PodName: "a", NodeName: pod.Spec.NodeName, Container: "main", ExitCode: 3, Reason: "Error", RestartCount: 4, TerminationMessage: "out of luck"},
+		},
+		{
+			"queued before", aJob(jobFailed(9*time.Second), annotated(kubejob.AnnotationQueuedAt, "2026-07-01T11:59:58.500Z")), nil,
+			&jobsv1.Times{CreatedAt: stamp(0), StartedAt: stamp(0), EndedAt: stamp(9 * time.Second), QueueMilliseconds: new(uint32(1500))}, nil,
+		},
+		{
+			"queued after its creation, by the queue's clock", aJob(jobFailed(9*time.Second), annotated(kubejob.AnnotationQueuedAt, "2026-07-01T12:00:00.700Z")), nil,
+			&jobsv1.Times{CreatedAt: stamp(0), StartedAt: stamp(0), EndedAt: stamp(9 * time.Second), QueueMilliseconds: new(uint32(0))}, nil,
+		},
+		{
+			"queued who knows when", aJob(jobFailed(9*time.Second), annotated(kubejob.AnnotationQueuedAt, "yesterday")), nil,
+			&jobsv1.Times{CreatedAt: stamp(0), StartedAt: stamp(0), EndedAt: stamp(9 * time.Second)}, nil,
 		},
 		{
 			"start error", aJob(jobFailed(9 * time.Second)), aPod("a", unstarted("StartError", `exec: "/bin/secret": not found`)),
@@ -60,6 +73,7 @@ func TestEvidence(t *testing.T) {
 			if c.pod != nil {
 				all = pods(c.pod)
 			}
+			jobstatus.Trim(c.job) // as the watcher keeps it
 			d := jobstatus.Decide(jobstatus.Observe(c.job, all, nil), hasRun, nil, t0.Add(time.Hour), jobstatus.DefaultDeadlines())
 			if len(d.Events) != 1 {
 				t.Fatal(summary(d))

@@ -23,6 +23,30 @@ func quote(s string, limit int) string {
 	}), " ")
 }
 
+// lastLines is the end of s within limit bytes, from the beginning of a line; of a
+// last line that is longer its end. Line ends stay, a tab becomes a space, other
+// control characters and invalid UTF-8 go.
+func lastLines(s string, limit int) string {
+	if len(s) > limit {
+		s = s[len(s)-limit-1:] // with the byte before: a line may begin at the limit
+		cut := strings.IndexByte(s, '\n') + 1
+		if cut == 0 || cut == len(s) {
+			cut = 1
+		}
+		s = s[cut:]
+	}
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case unicode.IsControl(r) && r != '\n':
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	return strings.Trim(s, "\n")
+}
+
 // sentence ends s with one full stop.
 func sentence(s string) string {
 	s = strings.TrimRight(s, ". ")

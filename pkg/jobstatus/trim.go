@@ -41,7 +41,7 @@ func ours(all map[string]string) map[string]string {
 	out := map[string]string{}
 	for _, name := range []string{
 		kubejob.LabelApp, kubejob.LabelKey, kubejob.LabelInstallation,
-		kubejob.AnnotationID, kubejob.AnnotationHash, kubejob.AnnotationNotStarting, kubejob.AnnotationStopReason,
+		kubejob.AnnotationID, kubejob.AnnotationHash, kubejob.AnnotationQueuedAt, kubejob.AnnotationNotStarting, kubejob.AnnotationStopReason,
 	} {
 		if value, ok := all[name]; ok {
 			out[name] = value

@@ -56,7 +56,7 @@ func Build(r *jobsv1.JobRequested, installation, name string) (*batchv1.Job, err
 			Name:        name,
 			Namespace:   j.GetNamespace(),
 			Labels:      labels(),
-			Annotations: map[string]string{AnnotationID: r.GetId(), AnnotationHash: r.GetHash()},
+			Annotations: annotationsOf(r),
 			Finalizers:  []string{Finalizer},
 		},
 		Spec: batchv1.JobSpec{
@@ -97,6 +97,14 @@ func Matches(job *batchv1.Job, r *jobsv1.JobRequested, installation string) bool
 		job.Annotations[AnnotationHash] == r.GetHash() &&
 		job.Labels[LabelKey] == event.Key(r.GetId()) &&
 		job.Labels[LabelInstallation] == installation
+}
+
+func annotationsOf(r *jobsv1.JobRequested) map[string]string {
+	out := map[string]string{AnnotationID: r.GetId(), AnnotationHash: r.GetHash()}
+	if at := r.GetQueuedAt(); at.IsValid() {
+		out[AnnotationQueuedAt] = at.AsTime().Format("2006-01-02T15:04:05.000Z07:00")
+	}
+	return out
 }
 
 func containerName(service string) string {

@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"pgregory.net/rapid"
@@ -85,6 +87,15 @@ func TestSampleJob(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("%s (-want +got), -update writes it:\n%s", path, diff)
+	}
+}
+
+func TestQueuedAt(t *testing.T) {
+	r := sample(t)
+	r.QueuedAt = timestamppb.New(time.Date(2026, 11, 23, 22, 5, 7, 120e6, time.UTC))
+	job, err := kubejob.Build(r, "default", "n")
+	if err != nil || job.Annotations[kubejob.AnnotationQueuedAt] != "2026-11-23T22:05:07.120Z" {
+		t.Errorf("%v (%v)", job.Annotations, err)
 	}
 }
 

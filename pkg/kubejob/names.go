@@ -27,6 +27,10 @@ const (
 	// AnnotationHash holds the request's hash: a Job is a request's own only
 	// where it is equal (Matches).
 	AnnotationHash = "jobrelay.dev/hash"
+	// AnnotationQueuedAt holds when the queue took the message, by the queue's
+	// clock (RFC 3339, to the millisecond); absent where the queue did not say. So
+	// who records the Job's end knows its queue time and reads no request for it.
+	AnnotationQueuedAt = "jobrelay.dev/queued-at"
 	// AnnotationNotStarting is the watcher's note of why and since when the
 	// Job's Pod does not start, <class>@<RFC 3339>: its clock outlives restarts.
 	AnnotationNotStarting = "jobrelay.dev/not-starting"

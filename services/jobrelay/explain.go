@@ -12,12 +12,18 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/recording"
+	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
 type explainCommand struct {
 	File string `arg:"" name:"FILE" help:"A recorded watch stream; - is standard input."`
 	Job  string `name:"job" env:"-" placeholder:"NAME" help:"The Job to explain; needed where the recording has several."`
+
+	Deadlines watcher.DeadlineConfig `embed:""`
 }
+
+// Validate says what is wrong with the arguments; kong calls it.
+func (e *explainCommand) Validate() error { return e.Deadlines.Validate() }
 
 // Run prints the events that the recording leads to, and where it leads to no
 // end, what was seen last.
@@ -67,7 +73,7 @@ type explanation struct {
 
 func (e *explainCommand) explain(in io.Reader) (explanation, error) {
 	var x explanation
-	replay := recording.Replay{Job: e.Job}
+	replay := recording.Replay{Job: e.Job, Deadlines: e.Deadlines.Deadlines()}
 	for line, err := range recording.Read(in) {
 		if err != nil {
 			return x, err

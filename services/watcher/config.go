@@ -30,34 +30,59 @@ type Config struct {
 	Replica replica.Config       `embed:""`
 	Policy  replica.PolicyConfig `embed:""`
 
-	Kubeconfig          string        `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
-	Namespace           string        `name:"watch-namespace" placeholder:"NAME" help:"The one namespace to watch; default: all."`
-	LeaseNamespace      string        `name:"lease-namespace" placeholder:"NAME" help:"Where the Lease of the leader is; default: the namespace of the kubeconfig's context or of the Pod."`
-	LeaseDuration       time.Duration `name:"lease-duration" default:"15s" help:"How long a leader that is silent remains the leader (3s to 2m)."`
-	StartDeadline       time.Duration `name:"start-deadline" default:"30m" help:"How long a Job may be without anything running before it is ended."`
-	ImagePullDeadline   time.Duration `name:"image-pull-deadline" default:"5m" help:"The same from the first sight of an image that cannot be pulled."`
-	UnstartableDeadline time.Duration `name:"unstartable-deadline" default:"1m" help:"The same from the first sight of what cannot heal: a bad image name, a missing configuration key."`
-	Workers             int           `name:"watch-workers" default:"16" help:"Jobs looked at at once (1 to 256)."`
+	Kubeconfig     string         `name:"kubeconfig" env:"KUBECONFIG" placeholder:"FILE" help:"How to reach Kubernetes; default: the account of the Pod it runs in."`
+	Namespace      string         `name:"watch-namespace" placeholder:"NAME" help:"The one namespace to watch; default: all."`
+	LeaseNamespace string         `name:"lease-namespace" placeholder:"NAME" help:"Where the Lease of the leader is; default: the namespace of the kubeconfig's context or of the Pod."`
+	LeaseDuration  time.Duration  `name:"lease-duration" default:"15s" help:"How long a leader that is silent remains the leader (3s to 2m)."`
+	Deadlines      DeadlineConfig `embed:""`
+	Workers        int            `name:"watch-workers" default:"16" help:"Jobs looked at at once (1 to 256)."`
+	LogTail        int            `name:"log-tail" default:"0" help:"Last lines of the failed container's log in the event of a failed Job (1 to 100, at most 4 KiB); 0: none. Needs get on pods/log. Logs may hold secrets, and every tap of the service reads its events: so it is off."`
+}
+
+// DeadlineConfig is how long Jobs may take to start; its tags are its flags. Who
+// replays what a watcher saw has the same.
+type DeadlineConfig struct {
+	Start       time.Duration `name:"start-deadline" default:"30m" help:"How long a Job may be without anything running before it is ended."`
+	ImagePull   time.Duration `name:"image-pull-deadline" default:"5m" help:"The same from the first sight of an image that cannot be pulled."`
+	Unstartable time.Duration `name:"unstartable-deadline" default:"1m" help:"The same from the first sight of what cannot heal: a bad image name, a missing configuration key."`
 }
 
 // maxStart is the longest start deadline: launch wait, start and run together
 // must end within the retention of the streams (12 days).
 const maxStart = 24 * time.Hour
 
-// Validate says what is wrong with the flags; kong calls it.
-func (c *Config) Validate() error {
-	if c.LeaseDuration < 3*time.Second || c.LeaseDuration > 2*time.Minute {
-		return errors.New("--lease-duration takes 3s to 2m")
-	}
+// Validate says what is wrong with the flags.
+func (c *DeadlineConfig) Validate() error {
 	for name, d := range map[string]time.Duration{
-		"start-deadline": c.StartDeadline, "image-pull-deadline": c.ImagePullDeadline, "unstartable-deadline": c.UnstartableDeadline,
+		"start-deadline": c.Start, "image-pull-deadline": c.ImagePull, "unstartable-deadline": c.Unstartable,
 	} {
 		if d <= 0 || d > maxStart {
 			return fmt.Errorf("--%s takes more than 0 and at most %s", name, maxStart)
 		}
 	}
+	return nil
+}
+
+// Deadlines are the contract's with those of the flags.
+func (c *DeadlineConfig) Deadlines() jobstatus.Deadlines {
+	d := jobstatus.DefaultDeadlines()
+	d.Start, d.ImagePull, d.Unstartable = c.Start, c.ImagePull, c.Unstartable
+	return d
+}
+
+// Validate says what is wrong with the flags; kong calls it.
+func (c *Config) Validate() error {
+	if c.LeaseDuration < 3*time.Second || c.LeaseDuration > 2*time.Minute {
+		return errors.New("--lease-duration takes 3s to 2m")
+	}
+	if err := c.Deadlines.Validate(); err != nil {
+		return err
+	}
 	if c.Workers < 1 || c.Workers > 256 {
 		return errors.New("--watch-workers takes 1 to 256")
+	}
+	if c.LogTail < 0 || c.LogTail > maxLogTail {
+		return fmt.Errorf("--log-tail takes 0 to %d lines", maxLogTail)
 	}
 	return c.Replica.Validate()
 }
@@ -92,10 +117,8 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if cfg.LeaseNamespace == "" {
 		cfg.LeaseNamespace = cluster.Namespace(cfg.Kubeconfig)
 	}
-	deadlines := jobstatus.DefaultDeadlines()
-	deadlines.Start, deadlines.ImagePull, deadlines.Unstartable = cfg.StartDeadline, cfg.ImagePullDeadline, cfg.UnstartableDeadline
 	w := New(r.Broker, client, Options{
-		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: deadlines, Policy: policy.Get,
+		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: cfg.Deadlines.Deadlines(), Policy: policy.Get, LogTail: cfg.LogTail,
 		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration},
 	}, log, r.Registry())
 	access := cluster.NewAccess(client, log, cfg.permissions()...)
@@ -133,6 +156,9 @@ func (c *Config) permissions() []cluster.Permission {
 	}
 	for _, verb := range []string{"list", "watch"} {
 		out = append(out, cluster.Permission{Verb: verb, Resource: "pods", Namespace: c.Namespace})
+	}
+	if c.LogTail > 0 {
+		out = append(out, cluster.Permission{Verb: "get", Resource: "pods", Subresource: "log", Namespace: c.Namespace})
 	}
 	for _, verb := range []string{"get", "create", "update"} {
 		out = append(out, cluster.Permission{Verb: verb, Group: coordinationv1.GroupName, Resource: "leases", Namespace: c.LeaseNamespace})

@@ -23,6 +23,7 @@ type metrics struct {
 	stops    *prometheus.CounterVec
 	surplus  prometheus.Counter
 	cancels  *prometheus.CounterVec
+	logTails *prometheus.CounterVec
 	leading  prometheus.Gauge
 	errors   *prometheus.CounterVec
 }
@@ -41,6 +42,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_watcher_cancels_total", Help: "Commands to cancel a job by what became of them: ended, stopped, late, unknown.",
 		}, []string{"outcome"}),
+		logTails: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_log_tails_total", Help: "Logs of failed containers whose last lines were wanted (--log-tail), by what became of it: read, gone, forbidden, timeout, skipped (its node timed out within the minute), failed.",
+		}, []string{"outcome"}),
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jobrelay_watcher_leading", Help: "1 while this replica leads, 0 while it stands by.",
 		}),
@@ -51,7 +55,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "jobrelay_watcher_errors_total", Help: "Failures that are tried again: watch (broke off), log (reads and appends), job (patches and deletes).",
 		}, []string{"operation"}),
 	}
-	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.surplus, m.leading, m.errors)
+	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.logTails, m.surplus, m.leading, m.errors)
 	return m
 }
 

@@ -395,8 +395,13 @@ func TestRealJobUnwatched(t *testing.T) {
 		return err == nil && slices.ContainsFunc(now.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == batchv1.JobFailed }), err
 	})
 	p.watch(quick())
-	if last := p.awaitEnd("id"); last.Type != event.TypeJobFailed || last.Sequence != 2 {
-		t.Errorf("got %s as event %d", last.Type, last.Sequence)
+	last := p.awaitEnd("id")
+	if last.Type != event.TypeJobFailed || last.Sequence != 2 {
+		t.Fatalf("got %s as event %d", last.Type, last.Sequence)
+	}
+	times, started := last.Data.(*jobsv1.JobFailed).GetTimes(), jobstatus.Started(job, p.request("id"))
+	if times.QueueMilliseconds == nil || times.GetQueueMilliseconds() != started.GetQueueMilliseconds() {
+		t.Errorf("queue time %v, and %d when it started", times.QueueMilliseconds, started.GetQueueMilliseconds())
 	}
 	p.awaitRelease(job)
 }

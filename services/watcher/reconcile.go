@@ -77,7 +77,7 @@ func (w *Watcher) look(ctx context.Context, job *batchv1.Job, pods []*corev1.Pod
 		w.view.forget(job.UID)
 		return time.Time{}, nil
 	}
-	d = w.refine(ctx, job, pods, o, d)
+	d = w.withLogTail(ctx, job, o, w.refine(ctx, job, pods, o, d))
 	if err := w.append(ctx, job, s, d); err != nil {
 		return time.Time{}, err
 	}
@@ -96,7 +96,7 @@ func (w *Watcher) lookBack(ctx context.Context, job *batchv1.Job, pods []*corev1
 	}
 	o := jobstatus.Observe(job, pods, w.view.gone.Of(job.UID))
 	d := jobstatus.Vanished(o, s.log, s.request, w.options.Now(), w.deadlines(s.service))
-	err = w.append(ctx, job, s, w.refine(ctx, job, pods, o, d))
+	err = w.append(ctx, job, s, w.withLogTail(ctx, job, o, w.refine(ctx, job, pods, o, d)))
 	if errors.Is(err, broker.ErrConflict) {
 		w.view.doubt(job.UID)
 		return errMovedOn

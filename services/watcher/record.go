@@ -73,7 +73,7 @@ var common = sync.OnceValue(func() *s2.Dict {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "job-00000000", Namespace: "default", ResourceVersion: "1000000", CreationTimestamp: at,
 			Labels:      map[string]string{kubejob.LabelApp: "service", kubejob.LabelKey: "", kubejob.LabelInstallation: "default"},
-			Annotations: map[string]string{kubejob.AnnotationID: "", kubejob.AnnotationHash: ""},
+			Annotations: map[string]string{kubejob.AnnotationID: "", kubejob.AnnotationHash: "", kubejob.AnnotationQueuedAt: "2026-01-01T00:00:00.000Z"},
 			Finalizers:  []string{kubejob.Finalizer},
 		},
 		Spec:   batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "service"}}}}},

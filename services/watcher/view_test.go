@@ -50,7 +50,7 @@ func aPod(uid string, job *batchv1.Job) *corev1.Pod {
 }
 
 // looks is a view whose asks for looks are counted.
-func looks(t *testing.T) (v *view, asked map[types.UID]int) {
+func looks() (v *view, asked map[types.UID]int) {
 	asked = map[types.UID]int{}
 	return newView(func(uid types.UID) { asked[uid]++ }, func() bool { return true }), asked
 }
@@ -65,7 +65,7 @@ func do(t *testing.T, err error) {
 // TestARecordIsWhatDecisionsRead: what comes out of the view is what Trim leaves,
 // in well under the 1,000 bytes that a job may take with the rest.
 func TestARecordIsWhatDecisionsRead(t *testing.T) {
-	v, _ := looks(t)
+	v, _ := looks()
 	do(t, jobWatch{v}.Add(aJob("11111111-2222-3333-4444-555555555555")))
 	job := aJob("11111111-2222-3333-4444-555555555555")
 	do(t, podWatch{v}.Add(aPod("66666666-7777-8888-9999-000000000000", job)))
@@ -93,7 +93,7 @@ func TestARecordIsWhatDecisionsRead(t *testing.T) {
 // TestWhatIsDoneWithStaysForgotten: changes of a Job that was dropped, and of its
 // Pod, bring nothing back.
 func TestWhatIsDoneWithStaysForgotten(t *testing.T) {
-	v, asked := looks(t)
+	v, asked := looks()
 	job := aJob("a")
 	do(t, jobWatch{v}.Add(aJob("a")))
 	do(t, podWatch{v}.Add(aPod("p", job)))
@@ -111,7 +111,7 @@ func TestWhatIsDoneWithStaysForgotten(t *testing.T) {
 // TestAListTellsWhatWent: what a new list does not have any more has gone, as if
 // it had been watched.
 func TestAListTellsWhatWent(t *testing.T) {
-	v, asked := looks(t)
+	v, asked := looks()
 	ended := known{sequence: 7, log: jobstatus.Log{JobID: "ended", Started: true, Ended: true}}
 	for _, uid := range []string{"stays", "goes", "ended"} {
 		do(t, jobWatch{v}.Add(aJob(uid)))
@@ -144,7 +144,7 @@ func TestAListTellsWhatWent(t *testing.T) {
 // TestAnOrphanedPodIsNotItsJobsAnyMore: whoever deletes a Job and leaves its Pods
 // takes their owner from them.
 func TestAnOrphanedPodIsNotItsJobsAnyMore(t *testing.T) {
-	v, _ := looks(t)
+	v, _ := looks()
 	do(t, jobWatch{v}.Add(aJob("a")))
 	do(t, podWatch{v}.Add(aPod("p", aJob("a"))))
 	orphan := aPod("p", aJob("a"))

@@ -47,9 +47,12 @@ type Options struct {
 	// Policy may set the start deadlines of a service; default: none. A change
 	// holds from the next look at a Job, so at the latest after Resync.
 	Policy func() *request.Policy
-	Lease  Lease            // where to stand for election
-	Resync time.Duration    // between two looks at a Job that does not change; default 10 minutes
-	Now    func() time.Time // default time.Now
+	Lease  Lease // where to stand for election
+	// LogTail is how many last lines of the log of the container that failed the
+	// event of a failed Job carries; default 0: none.
+	LogTail int
+	Resync  time.Duration    // between two looks at a Job that does not change; default 10 minutes
+	Now     func() time.Time // default time.Now
 }
 
 // Waits between two tries for a Job whose look failed: doubled from the least
@@ -67,8 +70,9 @@ type Watcher struct {
 	logger  zerolog.Logger
 	metrics *metrics
 
-	view  *view
-	queue workqueue.TypedRateLimitingInterface[types.UID] // of Jobs
+	view     *view
+	queue    workqueue.TypedRateLimitingInterface[types.UID] // of Jobs
+	logTails *logTails
 
 	leadMu  sync.Mutex
 	leading atomic.Bool
@@ -96,6 +100,7 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 		log: log, client: client, options: o, logger: logger, metrics: newMetrics(reg),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](leastRetry, mostRetry)),
+		logTails: newLogTails(),
 	}
 	w.view = newView(w.enqueue, w.leading.Load)
 	return w

@@ -46,7 +46,8 @@ type JobRequested struct {
 	Webhook *Webhook `protobuf:"bytes,4,opt,name=webhook,proto3" json:"webhook,omitempty"`
 	// Lower-case hex SHA-256 of the canonical form of the known fields as sent.
 	Hash string `protobuf:"bytes,5,opt,name=hash,proto3" json:"hash,omitempty"`
-	// When the queue took the message.
+	// When the queue took the message: SQS's SentTimestamp, in milliseconds.
+	// Absent where the queue did not say.
 	QueuedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=queued_at,json=queuedAt,proto3" json:"queued_at,omitempty"`
 	// When ingest accepted it.
 	AcceptedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accepted_at,json=acceptedAt,proto3" json:"accepted_at,omitempty"`
@@ -734,7 +735,9 @@ type JobStarted struct {
 	Service   string     `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`
 	Image     string     `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
 	Resources *Resources `protobuf:"bytes,6,opt,name=resources,proto3" json:"resources,omitempty"`
-	// From the queue's receipt of the message to the Job's creation.
+	// From the queue's receipt of the message (queued_at) to the Job's creation,
+	// which Kubernetes gives in whole seconds: so up to a second too little, and
+	// never below 0.
 	QueueMilliseconds uint32 `protobuf:"varint,7,opt,name=queue_milliseconds,json=queueMilliseconds,proto3" json:"queue_milliseconds,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1240,21 +1243,31 @@ func (x *RequestRejected) GetProblems() []*Problem {
 	return nil
 }
 
-// Times are those of a Job that ended, as Kubernetes gives them: in whole
-// seconds. What is not known is absent.
+// Times are those of a Job that ended. Kubernetes gives its own in whole
+// seconds, so a figure from two of them is up to a second off. A time that is
+// not known is absent; seconds that are not known are 0.
 type Times struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The Job's creation.
+	// The Job's creation: its metadata.creationTimestamp.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// The Job's start; absent of a suspended Job.
+	// The Job's start: its status.startTime, which Kubernetes sets anew when a
+	// suspended Job is resumed; absent of a suspended Job.
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	EndedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	// From the creation of the first Pod that ran to its place on a node.
+	// The Job's end: its status.completionTime, else when its condition changed
+	// that says how it ended, else its metadata.deletionTimestamp.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// From the creation of the first Pod that ran (metadata.creationTimestamp) to
+	// its place on a node (its condition PodScheduled).
 	ScheduleSeconds uint32 `protobuf:"varint,4,opt,name=schedule_seconds,json=scheduleSeconds,proto3" json:"schedule_seconds,omitempty"`
-	// From the start of that Pod's container to its end.
-	RunSeconds    uint32 `protobuf:"varint,5,opt,name=run_seconds,json=runSeconds,proto3" json:"run_seconds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// From the start of that Pod's container to its end, by its node's clock
+	// (state.terminated.startedAt and finishedAt).
+	RunSeconds uint32 `protobuf:"varint,5,opt,name=run_seconds,json=runSeconds,proto3" json:"run_seconds,omitempty"`
+	// As in JobStarted: from the queue's receipt of the message, by the queue's
+	// clock, to the Job's creation. Absent where the Job does not carry when that
+	// was (annotation jobrelay.dev/queued-at).
+	QueueMilliseconds *uint32 `protobuf:"varint,6,opt,name=queue_milliseconds,json=queueMilliseconds,proto3,oneof" json:"queue_milliseconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Times) Reset() {
@@ -1322,6 +1335,13 @@ func (x *Times) GetRunSeconds() uint32 {
 	return 0
 }
 
+func (x *Times) GetQueueMilliseconds() uint32 {
+	if x != nil && x.QueueMilliseconds != nil {
+		return *x.QueueMilliseconds
+	}
+	return 0
+}
+
 // Evidence is how a Pod ended, or what it was doing last.
 type Evidence struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1339,8 +1359,12 @@ type Evidence struct {
 	// At most 1 KiB, without control characters; empty where it could quote the
 	// command.
 	TerminationMessage string `protobuf:"bytes,9,opt,name=termination_message,json=terminationMessage,proto3" json:"termination_message,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The last lines of the container's log, where the watcher's --log-tail asks
+	// for them, the Job ended Failed and they could be read: whole lines, at most
+	// 4 KiB, without control characters. May hold whatever the container wrote.
+	LogTail       string `protobuf:"bytes,10,opt,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Evidence) Reset() {
@@ -1432,6 +1456,13 @@ func (x *Evidence) GetRestartCount() uint32 {
 func (x *Evidence) GetTerminationMessage() string {
 	if x != nil {
 		return x.TerminationMessage
+	}
+	return ""
+}
+
+func (x *Evidence) GetLogTail() string {
+	if x != nil {
+		return x.LogTail
 	}
 	return ""
 }
@@ -1657,7 +1688,7 @@ const file_jobrelay_jobs_v1_events_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\bcallback\x18\x03 \x01(\bR\bcallback\x12-\n" +
 	"\x05error\x18\x04 \x01(\v2\x17.jobrelay.jobs.v1.ErrorR\x05error\x125\n" +
-	"\bproblems\x18\x05 \x03(\v2\x19.jobrelay.jobs.v1.ProblemR\bproblems\"\x80\x02\n" +
+	"\bproblems\x18\x05 \x03(\v2\x19.jobrelay.jobs.v1.ProblemR\bproblems\"\xcb\x02\n" +
 	"\x05Times\x129\n" +
 	"\n" +
 	"created_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
@@ -1666,7 +1697,9 @@ const file_jobrelay_jobs_v1_events_proto_rawDesc = "" +
 	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12)\n" +
 	"\x10schedule_seconds\x18\x04 \x01(\rR\x0fscheduleSeconds\x12\x1f\n" +
 	"\vrun_seconds\x18\x05 \x01(\rR\n" +
-	"runSeconds\"\x9a\x02\n" +
+	"runSeconds\x122\n" +
+	"\x12queue_milliseconds\x18\x06 \x01(\rH\x00R\x11queueMilliseconds\x88\x01\x01B\x15\n" +
+	"\x13_queue_milliseconds\"\xb5\x02\n" +
 	"\bEvidence\x12\x15\n" +
 	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x19\n" +
 	"\bpod_name\x18\x02 \x01(\tR\apodName\x12\x1b\n" +
@@ -1676,7 +1709,9 @@ const file_jobrelay_jobs_v1_events_proto_rawDesc = "" +
 	"\x06signal\x18\x06 \x01(\x05R\x06signal\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12#\n" +
 	"\rrestart_count\x18\b \x01(\rR\frestartCount\x12/\n" +
-	"\x13termination_message\x18\t \x01(\tR\x12terminationMessage\"@\n" +
+	"\x13termination_message\x18\t \x01(\tR\x12terminationMessage\x12\x19\n" +
+	"\blog_tail\x18\n" +
+	" \x01(\tR\alogTail\"@\n" +
 	"\x05Error\x12\x1d\n" +
 	"\n" +
 	"error_code\x18\x01 \x01(\tR\terrorCode\x12\x18\n" +
@@ -1760,6 +1795,7 @@ func file_jobrelay_jobs_v1_events_proto_init() {
 	if File_jobrelay_jobs_v1_events_proto != nil {
 		return
 	}
+	file_jobrelay_jobs_v1_events_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
