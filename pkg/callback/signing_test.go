@@ -129,7 +129,7 @@ func TestParseKeys(t *testing.T) {
 func TestKeysDoNotPrintThemselves(t *testing.T) {
 	raw := strings.Repeat("k", 32)
 	k := keys(t, "whsec_"+base64.StdEncoding.EncodeToString([]byte(raw)))
-	j, err := json.Marshal(k)
+	j, err := json.Marshal(struct{ Keys callback.Keys }{k})
 	if err != nil {
 		t.Fatal(err)
 	}

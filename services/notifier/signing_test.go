@@ -390,7 +390,7 @@ func TestABadChangeLeavesTheKeysAsTheyWere(t *testing.T) {
 	for _, secret := range []string{good, second, short, odd, key("better")} {
 		encoded := strings.TrimPrefix(secret, "whsec_")
 		raw, _ := base64.StdEncoding.DecodeString(encoded) // one is none
-		for _, form := range []string{encoded[:12], fmt.Sprintf("%x", raw), string(raw), fmt.Sprint(raw)} {
+		for _, form := range []string{encoded[:12], fmt.Sprintf("%x", raw), string(raw), fmt.Sprintf("%d", raw)} {
 			for where, text := range said {
 				if len(form) > 8 && strings.Contains(text, form) {
 					t.Errorf("%s has a key in it: %s", where, text)
