@@ -98,10 +98,18 @@ fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	done; exit $$failed; }
 
 .PHONY: test-js
-test-js: ## The published JSON Schema with ajv, as producers in JavaScript use it; needs node and npm.
+test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks; needs node and npm.
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "test-js needs node 20 or later and npm: apt-get install nodejs npm, or see nodejs.org"; exit 1; }
 	@echo "checking docs/message.schema.json with ajv on the messages of pkg/request/testdata/messages"
 	@cd deploy/js && npm ci --silent && node --test --test-reporter=spec
+	@echo "running docs/receivers/javascript, which verifies with standardwebhooks, beside a real notifier"
+	@cd docs/receivers/javascript && npm ci --silent
+	@go test -count 1 -v -tags receivers -run TestJavaScript ./docs/receivers
+
+.PHONY: test-python
+test-python: ## The receiver in Python beside a real notifier; needs python3.
+	@command -v python3 >/dev/null || { echo "test-python needs python3.9 or later: apt-get install python3; nothing was tested"; exit 1; }
+	@go test -count 1 -v -tags receivers -run TestPython ./docs/receivers
 
 .PHONY: images
 images: $(IMAGES) ## The container images, out of the static binaries; Docker needed.

@@ -19,7 +19,7 @@ echo "verify: go.mod files"
 go mod tidy
 (cd deploy/dev/kubernetes && go mod verify >/dev/null && go mod tidy)
 echo "verify: format"
-unformatted=$(gofmt -l pkg services deploy)
+unformatted=$(gofmt -l pkg services deploy docs)
 if [ -n "$unformatted" ]; then
 	echo "verify: not formatted, run gofmt -w: $unformatted" >&2
 	exit 1

@@ -20,16 +20,16 @@ const (
 	maxFile     = 1<<20 + 1 // bytes that are read; what is larger its parser refuses
 )
 
-// File is a configuration file that is read again when it changes. While what
-// it holds is wrong, the last good content stays in force.
+// File is configuration from a file, or from several that belong together, that
+// is read again when it changes. While a newer content is wrong, the last good
+// one stays in force.
 type File[T any] struct {
-	name  string
-	parse func([]byte) (T, error)
-	log   zerolog.Logger
+	name string // empty: it never changes
+	load func() (value T, changed bool, err error)
+	log  zerolog.Logger
 
 	mu     sync.Mutex
 	value  T
-	text   []byte
 	readAt time.Time
 	wrong  error // of the newest content, nil where it is in force
 }
@@ -37,15 +37,35 @@ type File[T any] struct {
 // OpenFile reads and parses a file, whose first content must be good. Without a
 // name it holds what parse makes of nothing, for ever.
 func OpenFile[T any](name string, parse func([]byte) (T, error), log zerolog.Logger) (*File[T], error) {
-	f := &File[T]{name: name, parse: parse, log: log, readAt: time.Now()}
-	var err error
-	if name != "" {
-		if f.text, err = readFile(name); err != nil {
-			return nil, err
+	var good []byte // what was parsed last
+	parsed := false
+	return OpenFiles(name, func() (value T, changed bool, err error) {
+		var text []byte
+		if name != "" {
+			if text, err = ReadFile(name); err != nil {
+				return value, false, err
+			}
 		}
-	}
-	if f.value, err = parse(f.text); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		if parsed && bytes.Equal(text, good) {
+			return value, false, nil
+		}
+		if value, err = parse(text); err != nil {
+			return value, false, fmt.Errorf("%s: %w", name, err)
+		}
+		good, parsed = text, true
+		return value, true, nil
+	}, log)
+}
+
+// OpenFiles is OpenFile of what several files make together: load reads them,
+// and reports whether that is unlike what it gave last. It is called by one
+// goroutine at a time; the error of its first call is OpenFiles's. The name is
+// for the log; without one load is called once.
+func OpenFiles[T any](name string, load func() (value T, changed bool, err error), log zerolog.Logger) (*File[T], error) {
+	f := &File[T]{name: name, load: load, log: log, readAt: time.Now()}
+	var err error
+	if f.value, _, err = load(); err != nil {
+		return nil, err
 	}
 	return f, nil
 }
@@ -71,6 +91,13 @@ func (f *File[T]) State() (string, error) {
 	return "read at " + f.readAt.UTC().Format(time.RFC3339), nil
 }
 
+// Wrong reports whether a newer content is wrong.
+func (f *File[T]) Wrong() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wrong != nil
+}
+
 // Watch reads the file again until ctx ends.
 func (f *File[T]) Watch(ctx context.Context) {
 	for f.name != "" && Sleep(ctx, rereadEvery) == nil {
@@ -80,17 +107,9 @@ func (f *File[T]) Watch(ctx context.Context) {
 
 // reread says each new mistake, and each change, once.
 func (f *File[T]) reread() {
-	text, err := readFile(f.name)
+	value, changed, err := f.load()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err == nil && bytes.Equal(text, f.text) {
-		f.wrong = nil
-		return
-	}
-	var value T
-	if err == nil {
-		value, err = f.parse(text)
-	}
 	if err != nil {
 		if f.wrong == nil || f.wrong.Error() != err.Error() {
 			f.log.Error().Err(err).Str("file", f.name).Msg("the file is wrong; its last good content stays in force")
@@ -98,12 +117,16 @@ func (f *File[T]) reread() {
 		f.wrong = err
 		return
 	}
-	f.value, f.text, f.readAt, f.wrong = value, text, time.Now(), nil
-	f.log.Info().Str("file", f.name).Msg("the file was read again")
+	f.wrong = nil
+	if changed {
+		f.value, f.readAt = value, time.Now()
+		f.log.Info().Str("file", f.name).Msg("the file was read again")
+	}
 }
 
-// readFile gives an error that names the file and no more than is needed.
-func readFile(name string) ([]byte, error) {
+// ReadFile reads at most 1 MiB and a byte of a file. Its error names the file and
+// no more than is needed.
+func ReadFile(name string) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w; name a file that this process may read", err)

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/rs/zerolog"
 )
 
@@ -59,5 +61,48 @@ func TestFile(t *testing.T) {
 	none, err := OpenFile("", parse, zerolog.Nop())
 	if err != nil || none.Get() != "" {
 		t.Error(err)
+	}
+}
+
+// TestFilesThatBelongTogether: what load gives is in force as a whole, and what
+// is wrong is shown while it lasts.
+func TestFilesThatBelongTogether(t *testing.T) {
+	now, changed, wrong := 1, true, error(nil)
+	f, err := OpenFiles("both", func() (int, bool, error) { return now, changed, wrong }, zerolog.Nop())
+	if err != nil || f.Get() != 1 {
+		t.Fatal(err)
+	}
+	s, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	s.AddFile("both", f)
+	is := func(value int, metric float64) {
+		t.Helper()
+		f.reread()
+		families, err := s.Registry().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := slices.ContainsFunc(families, func(family *dto.MetricFamily) bool {
+			return family.GetName() == "jobrelay_configuration_wrong" && family.GetMetric()[0].GetGauge().GetValue() == metric
+		})
+		if !shown {
+			t.Errorf("the metric is not %v", metric)
+		}
+		said, ready := s.Checks()
+		if f.Get() != value || !ready || strings.Contains(said["both"], "stays in force") != (metric == 1) {
+			t.Errorf("%d, %v", f.Get(), said)
+		}
+	}
+	now, changed, wrong = 2, false, errors.New("one of them is wrong")
+	is(1, 1)
+	now, changed, wrong = 0, false, nil // as it was before
+	is(1, 0)
+	now, changed, wrong = 3, true, nil
+	is(3, 0)
+	if _, err := OpenFiles("both", func() (int, bool, error) { return 0, false, errors.New("wrong") }, zerolog.Nop()); err == nil {
+		t.Error("a bad start is taken")
 	}
 }

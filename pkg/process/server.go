@@ -70,6 +70,24 @@ func (s *Server) AddState(name string, check State) {
 	s.checks[name] = check
 }
 
+// AddFile tells of a configuration that is read again: its state in /readyz, and
+// as a metric whether a newer content of it is wrong.
+func (s *Server) AddFile(name string, f interface {
+	State() (string, error)
+	Wrong() bool
+}) {
+	s.AddState(name, f.State)
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "jobrelay_configuration_wrong", Help: "1 while the newest content of a configuration is wrong and its last good one stays in force.",
+		ConstLabels: prometheus.Labels{"configuration": name},
+	}, func() float64 {
+		if f.Wrong() {
+			return 1
+		}
+		return 0
+	}))
+}
+
 func (s *Server) serve() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

@@ -81,6 +81,9 @@ type Rules struct {
 	// StartDeadlines are how long a Job may be without anything running;
 	// default: the watcher's own.
 	StartDeadlines *StartDeadlines `json:"startDeadlines,omitempty"`
+	// SigningKey is the file, below the notifier's --signing-keys, of the keys that
+	// the service's callbacks are signed with.
+	SigningKey *string `json:"signingKey,omitempty"`
 	// JobTemplate is what the message is laid on.
 	JobTemplate *JobTemplate `json:"jobTemplate,omitempty"`
 }
@@ -216,6 +219,9 @@ func (r Rules) check(path string) (wrong []error) {
 	if r.Rate != nil && (r.Rate.Burst < 0 || r.Rate.Burst > maxPerSecond) {
 		bad("rate.burst", "must be 0 to %d", maxPerSecond)
 	}
+	if r.SigningKey != nil && len(validation.IsConfigMapKey(*r.SigningKey)) > 0 {
+		bad("signingKey", "must be the name of a file, of letters, digits, -, _ and .")
+	}
 	if r.JobTemplate != nil {
 		for _, problem := range r.JobTemplate.check() {
 			bad("jobTemplate", "%s", problem)
@@ -292,8 +298,24 @@ func (p *Policy) Rules(service string) Rules {
 	r.MaxActive = or(r.MaxActive, d.MaxActive)
 	r.Rate = or(r.Rate, d.Rate)
 	r.StartDeadlines = or(r.StartDeadlines, d.StartDeadlines)
+	r.SigningKey = or(r.SigningKey, d.SigningKey)
 	r.JobTemplate = or(r.JobTemplate, d.JobTemplate)
 	return r
+}
+
+// SigningKeys are all that the policy names, in order.
+func (p *Policy) SigningKeys() []string {
+	if p == nil {
+		return nil
+	}
+	var out []string
+	for _, r := range append(slices.Collect(maps.Values(p.Services)), p.Default) {
+		if r.SigningKey != nil {
+			out = append(out, *r.SigningKey)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func or[T any](a, b *T) *T {

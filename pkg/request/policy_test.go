@@ -1,8 +1,10 @@
 package request_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +164,7 @@ services:
     maxBackoffLimit: -1
     maxActive: 0
     rate: {perSecond: 0, burst: -1}
+    signingKey: ../key
     startDeadlines: {start: 48h, imagePull: 0s, unstartable: -1s}
     jobTemplate:
       metadata: {labels: {app: x}, annotations: {jobrelay.dev/id: x}}
@@ -175,7 +178,7 @@ services:
 		"services.s.images[0]", "services.s.serviceAccounts[0]", "services.s.webhookHosts[0]", "services.s.nodeSelectors",
 		"services.s.maxResources.cpu", "services.s.maxTTLSecondsAfterFinished", "services.s.maxBackoffLimit",
 		"services.s.maxActive must be 1 to 1000", "services.s.rate.perSecond must be 0.001 to 10000", "services.s.rate.burst",
-		"services.s.startDeadlines.start", "services.s.startDeadlines.imagePull", "services.s.startDeadlines.unstartable",
+		"services.s.signingKey", "services.s.startDeadlines.start", "services.s.startDeadlines.imagePull", "services.s.startDeadlines.unstartable",
 		"metadata.labels: app", "metadata.annotations: jobrelay.dev/id", "restartPolicy", "serviceAccountName", "activeDeadlineSeconds",
 		"one container", "containers[0]", "volumes",
 	} {
@@ -186,6 +189,26 @@ services:
 	for _, text := range []string{"x: 1", "services: []", "default: {maxBackoffLimit: x}", "default: {jobTemplate: {spec: {completions: 2}}}", "{", strings.Repeat(" ", request.MaxPolicyBytes+1)} {
 		if _, err := request.ParsePolicy([]byte(text)); err == nil {
 			t.Errorf("%.40q is taken", text)
+		}
+	}
+}
+
+func TestSigningKeys(t *testing.T) {
+	p := policy(t, "default: {signingKey: everybody}\nservices: {b: {signingKey: billing}, c: {signingKey: billing}, d: {signingKey: a.key_1}, e: {}}")
+	for service, want := range map[string]string{"b": "billing", "c": "billing", "e": "everybody", "unknown": "everybody", "": "everybody"} {
+		if got := p.Rules(service).SigningKey; got == nil || *got != want {
+			t.Errorf("%s: %v", service, got)
+		}
+	}
+	if got := p.SigningKeys(); !slices.Equal(got, []string{"a.key_1", "billing", "everybody"}) {
+		t.Errorf("%v", got)
+	}
+	if got := (*request.Policy)(nil).SigningKeys(); len(got) > 0 || policy(t, "").Rules("b").SigningKey != nil {
+		t.Errorf("%v", got)
+	}
+	for _, name := range []string{"", ".", "..", "..data", "a/b", "/etc/passwd", "a b"} {
+		if _, err := request.ParsePolicy([]byte(fmt.Sprintf("default: {signingKey: %q}", name))); err == nil || !strings.Contains(err.Error(), "default.signingKey must be the name of a file") {
+			t.Errorf("%q: %v", name, err)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"code.dny.dev/ssrf"
 
+	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 )
 
@@ -83,6 +84,7 @@ type Callback struct {
 	Body  []byte
 	ID    string // webhook-id
 	Trace string // traceparent; empty for none
+	Keys  callback.Keys
 }
 
 // Outcome is what came of an attempt.
@@ -111,11 +113,15 @@ func (c *Client) post(ctx context.Context, cb Callback) Outcome {
 	if err != nil {
 		return failure(delivery.Refused, "url")
 	}
+	at := time.Now()
 	req.Header = http.Header{
 		"Content-Type":      {"application/json"},
 		"User-Agent":        {c.agent},
 		"Webhook-Id":        {cb.ID},
-		"Webhook-Timestamp": {strconv.FormatInt(time.Now().Unix(), 10)},
+		"Webhook-Timestamp": {strconv.FormatInt(at.Unix(), 10)},
+	}
+	if signature := cb.Keys.Sign(cb.ID, at, cb.Body); signature != "" {
+		req.Header.Set("Webhook-Signature", signature)
 	}
 	if cb.Trace != "" {
 		req.Header.Set("Traceparent", cb.Trace)

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
@@ -56,6 +59,32 @@ func TestRequestOnTheWire(t *testing.T) {
 	}
 	if got.Header.Get("Webhook-Timestamp") == "" {
 		t.Error("no webhook-timestamp")
+	}
+	if signature, there := got.Header["Webhook-Signature"]; there {
+		t.Errorf("signed without a key: %s", signature)
+	}
+}
+
+// TestSignatureIsOfWhatIsSent: of the id, the timestamp and the body on the wire.
+func TestSignatureIsOfWhatIsSent(t *testing.T) {
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	keys, err := callback.ParseKeys([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	receiver, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified := make(chan error, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		verified <- receiver.Verify(body, r.Header)
+	}))
+	defer s.Close()
+	out := client(t, webhook.Loopback, nil).Post(t.Context(), webhook.Callback{URL: s.URL, Body: []byte(`{"id":"ü"}`), ID: "msg_1", Keys: keys})
+	if err := <-verified; err != nil || out.Class != delivery.Delivered {
+		t.Errorf("%+v %v", out, err)
 	}
 }
 

@@ -73,7 +73,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer r.Stop()
-	r.AddState("policy", policy.State)
+	r.AddFile("policy", policy)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go policy.Watch(watching)

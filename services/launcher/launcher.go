@@ -88,7 +88,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		cluster.Permission{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace},
 		cluster.Permission{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace})
 	r.Add("kubernetes", access.Ready)
-	r.AddState("policy", policy.State)
+	r.AddFile("policy", policy)
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
 		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, finalizer: cfg.Finalizer,

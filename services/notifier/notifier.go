@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/replica"
@@ -26,8 +27,10 @@ import (
 
 // Config of the service; its tags are its flags.
 type Config struct {
-	Replica replica.Config `embed:""`
+	Replica replica.Config       `embed:""`
+	Policy  replica.PolicyConfig `embed:""`
 
+	SigningKeys          string            `name:"signing-keys" placeholder:"DIR" help:"Folder of the key files that the policy's signingKey names, read again when they change; default: callbacks are not signed."`
 	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt (default ${retrySchedule})."`
 	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback (default ${retryScheduleRefused})."`
 	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
@@ -65,17 +68,33 @@ const (
 
 // Run delivers until ctx ends, and finishes what was started.
 func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	policy, err := cfg.Policy.Open(log)
+	if err != nil {
+		return err
+	}
+	keys, err := openKeys(cfg.SigningKeys, cfg.Policy.File, policy.Get, log)
+	if err != nil {
+		return err
+	}
 	r, err := replica.Start(ctx, "notifier", cfg.Replica, log)
 	if err != nil {
 		return err
 	}
 	defer r.Stop()
+	r.AddFile("policy", policy)
+	r.AddFile("signing", keys)
+	r.Registry().MustRegister(keyCounts{keys.Get})
 	client := webhook.New(webhook.Config{Allow: cfg.WebhookAllow, InFlight: cfg.InFlight, Version: process.Version()})
 	defer client.Close()
 	n, err := newNotifier(r.Broker, client, delivery.Policy{Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused}, cfg.InFlight, r.Registry(), log)
 	if err != nil {
 		return err
 	}
+	n.keys = func(service string) callback.Keys { return keys.Get().of(service) }
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go policy.Watch(watching)
+	go keys.Watch(watching)
 	if ctx, err = r.Connect(ctx); err != nil {
 		return err
 	}
@@ -96,6 +115,7 @@ type notifier struct {
 	broker  *broker.Broker
 	client  poster
 	policy  delivery.Policy
+	keys    func(service string) callback.Keys
 	slots   chan struct{} // POSTs at once
 	ledgers *lru.Cache[string, broker.LedgerEntry]
 	targets *lru.Cache[string, target]
@@ -116,6 +136,7 @@ func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlig
 	return &notifier{
 		broker: b, client: client, policy: policy, slots: make(chan struct{}, inFlight),
 		ledgers: ledgers, targets: targets, metrics: newMetrics(reg), log: log, now: time.Now,
+		keys: func(string) callback.Keys { return callback.Keys{} },
 	}, nil
 }
 

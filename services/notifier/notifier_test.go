@@ -115,13 +115,18 @@ func (b *bench) webhook(statuses ...int32) *jobsv1.Webhook {
 // history appends a job's events.
 func (b *bench) history(id string, data ...proto.Message) {
 	b.t.Helper()
+	b.historyOf("example", id, data...)
+}
+
+func (b *bench) historyOf(service, id string, data ...proto.Message) {
+	b.t.Helper()
 	var tail broker.Tail
 	for _, d := range data {
 		e, err := event.New(event.Key(id), "s", id, 0, time.Now(), d)
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if tail, err = b.b.Append(b.t.Context(), "example", tail, e); err != nil {
+		if tail, err = b.b.Append(b.t.Context(), service, tail, e); err != nil {
 			b.t.Fatal(err)
 		}
 	}

@@ -125,7 +125,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	r.Add("kubernetes", access.Ready)
 	r.Add("watches", w.Ready)
 	r.AddState("leader", w.Leader)
-	r.AddState("policy", policy.State)
+	r.AddFile("policy", policy)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go access.Watch(watching)
