@@ -8,6 +8,7 @@ import (
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/jobrelay"
 	"github.com/jobrelay/jobrelay/services/launcher"
+	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
 const (
@@ -20,8 +21,8 @@ const (
 
 // roles are the mains that this binary can be.
 var roles = map[string]func() int{
-	"ingest": ingest.Main, "launcher": launcher.Main, "jobrelay": jobrelay.Main,
-	bareIntake: bareIntakeMain, bareCreation: bareCreationMain,
+	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "jobrelay": jobrelay.Main,
+	bareIntake: bareIntakeMain, bareCreation: bareCreationMain, bareWatch: bareWatchMain,
 }
 
 // as runs a role's own main with the arguments, and returns its exit code.

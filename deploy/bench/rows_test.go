@@ -90,6 +90,25 @@ func TestCreationRow(t *testing.T) {
 	nothingIsLeft(t)
 }
 
+// TestWatchRows: both sides digest what is written, keep it and find it again.
+func TestWatchRows(t *testing.T) {
+	shared := kubedtest.Shared(t).Kubeconfig()
+	t.Setenv("TMPDIR", t.TempDir())
+	l := testLab(t, 20)
+	l.kubeconfig = shared
+	for _, row := range []row{digest, heap, restart} {
+		row.Once = true
+		m, err := row.measure(t.Context(), l, 1)
+		if err != nil {
+			t.Fatalf("%s: %v", row.ID, err)
+		}
+		if p := m.Pairs[0]; row.ID != heap.ID && (p.Ours.Rate <= 0 || p.Bare.Rate <= 0) || p.Ours.JetStream == "" {
+			t.Errorf("%s: %+v", row.ID, m)
+		}
+	}
+	nothingIsLeft(t)
+}
+
 // TestAStopInTheMiddle: a row that is told to end does, and leaves nothing.
 func TestAStopInTheMiddle(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
@@ -117,7 +136,7 @@ func TestChosenRows(t *testing.T) {
 	for _, c := range []struct {
 		asked []string
 		want  int
-	}{{nil, 3}, {[]string{"b2", "B1idle"}, 2}, {[]string{"B99"}, 0}} {
+	}{{nil, 4}, {[]string{"b2", "B1idle"}, 2}, {[]string{"B99"}, 0}} {
 		chosen, err := (&cli{Rows: c.asked}).chosen()
 		if len(chosen) != c.want || (err != nil) != (c.want == 0) {
 			t.Errorf("%v: %d rows (%v)", c.asked, len(chosen), err)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"regexp"
 	"sync"
 	"time"
 
@@ -34,6 +35,10 @@ type Check func() error
 // State is a Check that has something to say of a ready part, too.
 type State func() (string, error)
 
+// liveHeap is what was in use after the last collection, beside what client_golang
+// tells by itself: go_gc_heap_live_bytes.
+var liveHeap = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile("^/gc/heap/live:bytes$")}
+
 // Listen binds address, host:port, and answers in the background until Stop.
 // Port 0 takes a free one. It is not ready before a Check was added.
 func Listen(ctx context.Context, address string) (*Server, error) {
@@ -42,7 +47,7 @@ func Listen(ctx context.Context, address string) (*Server, error) {
 		return nil, fmt.Errorf("health and metrics: %w; choose another with --metrics-addr", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(liveHeap)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobrelay_build_info", Help: "1; the label says what was built.",
 		ConstLabels: prometheus.Labels{"version": Version()},

@@ -25,6 +25,7 @@ type metrics struct {
 	cancels  *prometheus.CounterVec
 	logTails *prometheus.CounterVec
 	leading  prometheus.Gauge
+	looks    prometheus.Counter
 	errors   *prometheus.CounterVec
 }
 
@@ -48,6 +49,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jobrelay_watcher_leading", Help: "1 while this replica leads, 0 while it stands by.",
 		}),
+		looks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_looks_total", Help: "Looks at a Job that were carried through.",
+		}),
 		surplus: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jobrelay_watcher_surplus_total", Help: "Jobs deleted because no log wants them.",
 		}),
@@ -55,8 +59,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "jobrelay_watcher_errors_total", Help: "Failures that are tried again: watch (broke off), log (reads and appends), job (patches and deletes).",
 		}, []string{"operation"}),
 	}
-	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.logTails, m.surplus, m.leading, m.errors)
+	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.logTails, m.surplus, m.leading, m.looks, m.errors)
 	return m
+}
+
+// states are the gauges of what the watcher holds.
+func (w *Watcher) states(reg prometheus.Registerer) {
+	reg.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "jobrelay_watcher_jobs", Help: "Jobs that are kept: those in the cluster, but for what is done with.",
+		}, func() float64 { return float64(w.view.size()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "jobrelay_watcher_waiting", Help: "Jobs that wait for a look.",
+		}, func() float64 { return float64(w.queue.Len()) }),
+	)
 }
 
 func (m *metrics) outcome(c jobstatus.Code) {

@@ -89,6 +89,13 @@ func (v *view) ready() bool {
 	return v.listed.jobs && v.listed.pods
 }
 
+// size is how many Jobs there are.
+func (v *view) size() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.jobs)
+}
+
 // all are the Jobs that are there.
 func (v *view) all() []types.UID {
 	v.mu.Lock()

@@ -103,6 +103,7 @@ func New(log Log, client kubernetes.Interface, o Options, logger zerolog.Logger,
 		logTails: newLogTails(),
 	}
 	w.view = newView(w.enqueue, w.leading.Load)
+	w.states(reg)
 	return w
 }
 
@@ -214,6 +215,7 @@ func (w *Watcher) next(ctx context.Context) bool {
 	again, err := w.reconcile(ctx, uid)
 	switch {
 	case err == nil:
+		w.metrics.looks.Inc()
 		w.queue.Forget(uid)
 		if !again.IsZero() {
 			w.queue.AddAfter(uid, again.Sub(w.options.Now()))
