@@ -143,7 +143,7 @@ func TestTLSThatCannotBeVerifiedIsRefused(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	s.Config.ErrorLog = nil
 	defer s.Close()
-	if out := post(t, client(t, webhook.Loopback, nil), s.URL); out.Class != delivery.Refused || out.Cause != "tls" {
+	if out := post(t, client(t, webhook.Loopback, nil), s.URL); out.Class != delivery.Refused || out.Cause != "certificate" {
 		t.Errorf("%+v", out)
 	}
 	roots := x509.NewCertPool()
