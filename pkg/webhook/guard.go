@@ -95,6 +95,7 @@ var (
 // skipped; the dial fails as refused only where no allowed one remains.
 func (a Allow) dialer(plain *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
 	internal := a.guardian()
+	strict := strictly(plain.Resolver)
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
@@ -126,8 +127,36 @@ func (a Allow) dialer(plain *net.Dialer) func(ctx context.Context, network, addr
 			// Of several addresses Go reports the first one's error.
 			err = errNoAnswer
 		}
+		var unknown *net.DNSError
+		if errors.As(err, &unknown) && unknown.IsNotFound {
+			ctx, cancel := context.WithTimeout(ctx, plain.Timeout)
+			defer cancel()
+			err = confirm(ctx, strict, host, err)
+		}
 		return conn, err
 	}
+}
+
+// strictly asks the same servers, but does not make do with half an answer.
+func strictly(r *net.Resolver) *net.Resolver {
+	out := &net.Resolver{PreferGo: true, StrictErrors: true}
+	if r != nil {
+		out.Dial = r.Dial
+	}
+	return out
+}
+
+// confirm asks once more for a host that is said not to exist: Go says so, too,
+// where a host has no IPv6 addresses and its IPv4 addresses cannot be looked up
+// just now. Then the error is that.
+func confirm(ctx context.Context, r *net.Resolver, host string, notFound error) error {
+	for _, network := range []string{"ip4", "ip6"} {
+		var failed *net.DNSError
+		if _, err := r.LookupNetIP(ctx, network, host); errors.As(err, &failed) && !failed.IsNotFound {
+			return err
+		}
+	}
+	return notFound
 }
 
 // guardian knows the special addresses of the IANA's registries, and which of

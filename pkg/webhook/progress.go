@@ -13,13 +13,21 @@ import (
 
 // progress is how far an attempt came, which its error does not tell.
 type progress struct {
-	handshake atomic.Bool // it failed
-	answered  atomic.Bool // with a byte at least, on the newest connection
+	cancel func() // ends the attempt
+
+	connections atomic.Int32
+	handshake   atomic.Bool // it failed
+	answered    atomic.Bool // with a byte at least, on the newest connection
 }
 
 func (p *progress) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:              func(httptrace.GotConnInfo) { p.answered.Store(false) },
+		GotConn: func(httptrace.GotConnInfo) {
+			p.answered.Store(false)
+			if p.connections.Add(1) > maxConnections {
+				p.cancel()
+			}
+		},
 		TLSHandshakeDone:     func(_ tls.ConnectionState, err error) { p.handshake.Store(err != nil) },
 		GotFirstResponseByte: func() { p.answered.Store(true) },
 	})
@@ -43,6 +51,8 @@ func (p *progress) outcomeOf(err error) Outcome {
 		return failure(delivery.Unwell, CauseTimeout)
 	case dns != nil:
 		return failure(delivery.Unwell, CauseLookup)
+	case p.connections.Load() > maxConnections:
+		return failure(delivery.Unwell, CauseConnection)
 	case p.handshake.Load():
 		return failure(delivery.Unwell, CauseTLS)
 	case p.answered.Load():

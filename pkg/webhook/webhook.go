@@ -46,6 +46,10 @@ const (
 	maxStream     = 64 << 10
 	maxConnection = 1 << 20
 
+	// maxConnections are of one attempt: net/http itself takes a new one for
+	// ever from an HTTP/2 peer that always says GOAWAY.
+	maxConnections = 10
+
 	idleTimeout = 90 * time.Second
 	// maxTransports bounds the sets of CAs whose connections are kept, beside
 	// those of the system. The least recently used goes first.
@@ -122,9 +126,10 @@ func (c *Client) client(roots *x509.CertPool) *http.Client {
 			MaxReceiveBufferPerStream:     maxStream,
 			MaxReceiveBufferPerConnection: maxConnection,
 			// A peer that went without a word is not asked for minutes: its
-			// connection ends with the first attempt that it leaves unanswered.
-			SendPingTimeout: c.cfg.Deadlines.Headers / 2,
-			PingTimeout:     c.cfg.Deadlines.Headers / 2,
+			// connection ends soon after the first attempt that it leaves
+			// unanswered, and not before.
+			SendPingTimeout: c.cfg.Deadlines.Headers / 4,
+			PingTimeout:     c.cfg.Deadlines.Headers,
 		},
 	}
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
@@ -184,7 +189,9 @@ type Outcome struct {
 // of the answer: its peer may have closed it a moment before. The POST is then
 // sent anew, on another connection, with the same webhook-id and bytes, as
 // after any answer that is lost. Each such repeat uses up a connection that an
-// answered POST has left, so there are never more of them than of those.
+// answered POST has left, so there are never more of them than of those. What
+// an HTTP/2 peer says it has not looked at is sent anew, too. All in all an
+// attempt takes 10 connections at most.
 func (c *Client) Post(ctx context.Context, cb Callback) Outcome {
 	start := time.Now()
 	out := c.post(ctx, cb)
@@ -195,9 +202,9 @@ func (c *Client) Post(ctx context.Context, cb Callback) Outcome {
 func (c *Client) post(ctx context.Context, cb Callback) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Deadlines.Attempt)
 	defer cancel()
-	var p progress
+	p := progress{cancel: cancel}
 	req, err := http.NewRequestWithContext(p.follow(ctx), http.MethodPost, cb.URL, bytes.NewReader(cb.Body))
-	if err != nil {
+	if err != nil || req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Hostname() == "" {
 		return failure(delivery.Refused, CauseURL)
 	}
 	c.setHeaders(req, cb)
