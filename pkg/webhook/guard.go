@@ -97,11 +97,11 @@ func (a Allow) dialer(plain *net.Dialer) func(ctx context.Context, network, addr
 	internal := a.guardian()
 	strict := strictly(plain.Resolver)
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(address)
+		name, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errRefused, err)
 		}
-		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		host := strings.ToLower(strings.TrimSuffix(name, "."))
 		if _, err := netip.ParseAddr(host); err != nil && endsInNumber(host) {
 			return nil, fmt.Errorf("%w: it is a number that not everybody reads as the same address", errRefused)
 		}
@@ -131,7 +131,7 @@ func (a Allow) dialer(plain *net.Dialer) func(ctx context.Context, network, addr
 		if errors.As(err, &unknown) && unknown.IsNotFound {
 			ctx, cancel := context.WithTimeout(ctx, plain.Timeout)
 			defer cancel()
-			err = confirm(ctx, strict, host, err)
+			err = confirm(ctx, strict, name, err)
 		}
 		return conn, err
 	}
