@@ -31,8 +31,8 @@ const (
 	// mostSent is what such a one gets rid of before it is let go: what the
 	// system buffers of a connection, and the little that is read.
 	mostSent = 32 << 20
-	// mostAllocated is for an attempt with everything the receiver itself needs.
-	mostAllocated = 2 << 20
+	// mostAllocated is for an attempt, with what the receiver itself needs.
+	mostAllocated = 8 << 20
 	// secret is in what receivers say.
 	secret = "peers-own-words"
 )
