@@ -214,19 +214,27 @@ func TestSigningKeys(t *testing.T) {
 	}
 }
 
-// TestPolicyPage: the example of docs/policy.md is a policy.
-func TestPolicyPage(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(page), "```yaml\n")
-	example, _, found := strings.Cut(rest, "```")
-	if !found {
-		t.Fatal("no example")
-	}
-	if p := policy(t, example); len(*p.Rules("billing").WebhookHosts) != 2 {
-		t.Errorf("%+v", p)
+// TestPolicyPages: the examples of docs/policy.md and docs/callbacks.md are
+// policies.
+func TestPolicyPages(t *testing.T) {
+	for name, example := range map[string]func(p *request.Policy) bool{
+		"policy.md":    func(p *request.Policy) bool { return len(*p.Rules("billing").WebhookHosts) == 2 },
+		"callbacks.md": func(p *request.Policy) bool { return len(p.SigningKeys())+len(p.HeadersFiles()) > 0 },
+	} {
+		page, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := strings.Split(string(page), "```yaml\n")[1:]
+		if len(blocks) == 0 {
+			t.Fatalf("%s has no example", name)
+		}
+		for _, block := range blocks {
+			text, _, _ := strings.Cut(block, "```")
+			if p := policy(t, text); !example(p) {
+				t.Errorf("%s: %+v", name, p)
+			}
+		}
 	}
 }
 

@@ -374,7 +374,7 @@ func TestHostileHTTP2(t *testing.T) {
 			_ = f.WriteRSTStream(stream, http2.ErrCodeInternal)
 		})),
 		times(1, row("closed before the answer", unwell, 0, webhook.CauseConnection, func(c *conn, _ *http2.Framer, _ uint32) { _ = c.Close() })),
-		times(1, row("endless body, heedless of windows", delivered, 200, "", func(c *conn, f *http2.Framer, stream uint32) {
+		times(1, row("endless body, heedless of windows", delivered, 200, "", func(_ *conn, f *http2.Framer, stream uint32) {
 			_ = f.WriteHeaders(headers(stream, false, ":status", "200"))
 			for range floodBytes / len(data) {
 				if f.WriteData(stream, false, data) != nil {
@@ -577,7 +577,7 @@ func TestCookiesAreForgotten(t *testing.T) {
 
 // TestNobodyThere: what is refused, and what answers nothing, before any byte.
 func TestNobodyThere(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once: a port where nobody listens
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

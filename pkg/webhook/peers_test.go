@@ -78,7 +78,7 @@ func (p *peer) handle(c net.Conn, n int, over *tls.Config) {
 	}()
 	if over != nil {
 		s := tls.Server(c, over)
-		if s.Handshake() != nil { //nolint:noctx // ends with the connection
+		if s.Handshake() != nil {
 			return
 		}
 		c = s
@@ -284,7 +284,7 @@ func (a *authority) server(change func(*x509.Certificate), protocols ...string) 
 		change(template)
 	}
 	cert := a.sign(template, &key.PublicKey)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: protocols} //nolint:gosec // versions are the rows'
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: protocols}
 }
 
 func (a *authority) pool() *x509.CertPool {

@@ -23,7 +23,7 @@ func TestTransportsAreBounded(t *testing.T) {
 	if len(seen) != 1000 || c.own.Len() != maxTransports {
 		t.Errorf("%d of %d are kept", c.own.Len(), len(seen))
 	}
-	if c.over(roots(999)) != c.over(roots(999)) || c.over(nil) != c.usual {
+	if last := c.over(roots(999)); c.over(roots(999)) != last || !seen[last] || c.over(nil) != c.usual {
 		t.Error("equal CAs do not share their connections")
 	}
 }

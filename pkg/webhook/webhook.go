@@ -43,8 +43,8 @@ const (
 	maxDrain   = 16 << 10 // bytes of an answer's body that are read, to keep the connection
 	// An HTTP/2 receiver may send so much before anybody reads it; Go's own
 	// defaults are 4 MiB and 1 GiB.
-	maxStream     = 64 << 10
-	maxConnection = 1 << 20
+	maxStreamBuffer = 64 << 10
+	maxBuffer       = 1 << 20
 
 	// maxConnections are of one attempt: net/http itself takes a new one for
 	// ever from an HTTP/2 peer that always says GOAWAY.
@@ -123,8 +123,8 @@ func (c *Client) client(roots *x509.CertPool) *http.Client {
 		MaxIdleConnsPerHost:    c.cfg.InFlight,
 		IdleConnTimeout:        idleTimeout,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     maxStream,
-			MaxReceiveBufferPerConnection: maxConnection,
+			MaxReceiveBufferPerStream:     maxStreamBuffer,
+			MaxReceiveBufferPerConnection: maxBuffer,
 			// A peer that went without a word is not asked for minutes: its
 			// connection ends soon after the first attempt that it leaves
 			// unanswered, and not before.
@@ -271,7 +271,7 @@ func failure(class delivery.Class, cause string) Outcome {
 // retryAfter reads seconds or a date (RFC 9110, 10.2.3); 0 for anything else.
 func retryAfter(value string, now time.Time) time.Duration {
 	if s, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(s, uint64(delivery.MaxRetryAfter/time.Second))) * time.Second //nolint:gosec // at most an hour
+		return time.Duration(min(s, uint64(delivery.MaxRetryAfter/time.Second))) * time.Second
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return max(0, min(at.Sub(now), delivery.MaxRetryAfter))

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -169,6 +171,22 @@ func TestInternalAddressesAreRefusedUnlessAllowed(t *testing.T) {
 	for _, allow := range []string{webhook.Loopback, "127.0.0.1", "localhost"} {
 		if out := post(t, client(t, allow, nil), "http://localhost:"+port); out.Class != delivery.Delivered {
 			t.Errorf("allowed by %s: %+v", allow, out)
+		}
+	}
+}
+
+// TestCausesPage: docs/callbacks.md tells what each cause means.
+func TestCausesPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "callbacks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cause, class := range map[string]delivery.Class{
+		webhook.CauseURL: delivery.Refused, webhook.CauseAddress: delivery.Refused, webhook.CauseNoHost: delivery.Refused, webhook.CauseCertificate: delivery.Refused,
+		webhook.CauseTimeout: delivery.Unwell, webhook.CauseConnection: delivery.Unwell, webhook.CauseAnswer: delivery.Unwell, webhook.CauseTLS: delivery.Unwell, webhook.CauseLookup: delivery.Unwell,
+	} {
+		if !strings.Contains(string(page), "\n| `"+cause+"` | "+string(class)+" |") {
+			t.Errorf("%s (%s) is not told", cause, class)
 		}
 	}
 }
