@@ -291,7 +291,7 @@ func TestCertificates(t *testing.T) {
 	selfSigned := newAuthority(t, "self")
 	answer := func(c *conn) { c.request(); c.say(ok); c.hold() }
 	old := ca.server(nil)
-	old.MaxVersion = tls.VersionTLS11
+	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	wantsOurs := ca.server(nil)
 	wantsOurs.ClientAuth, wantsOurs.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12
 	refusedCertificate := func(name string, with *tls.Config) hostile {

@@ -17,13 +17,12 @@ type progress struct {
 
 	connections atomic.Int32
 	handshake   atomic.Bool // it failed
-	answered    atomic.Bool // with a byte at least, on the newest connection
+	answered    atomic.Bool // with a byte at least
 }
 
 func (p *progress) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) {
-			p.answered.Store(false)
 			if p.connections.Add(1) > maxConnections {
 				p.cancel()
 			}
