@@ -84,6 +84,8 @@ type Rules struct {
 	// SigningKey is the file, below the notifier's --signing-keys, of the keys that
 	// the service's callbacks are signed with.
 	SigningKey *string `json:"signingKey,omitempty"`
+	// Callback is how the service's callbacks are sent.
+	Callback *CallbackRules `json:"callback,omitempty"`
 	// JobTemplate is what the message is laid on.
 	JobTemplate *JobTemplate `json:"jobTemplate,omitempty"`
 }
@@ -100,6 +102,18 @@ type StartDeadlines struct {
 	Start       *metav1.Duration `json:"start,omitempty"`
 	ImagePull   *metav1.Duration `json:"imagePull,omitempty"`
 	Unstartable *metav1.Duration `json:"unstartable,omitempty"`
+}
+
+// CallbackRules name files below the notifier's --callback-files; empty: none.
+type CallbackRules struct {
+	// CAFile has the CAs that verify a receiver's certificate, instead of the
+	// system's.
+	CAFile string `json:"caFile,omitempty"`
+	// HeadersFile has headers for each callback to one of WebhookHosts, without
+	// which it is a mistake: a message names any address.
+	HeadersFile string `json:"headersFile,omitempty"`
+	// HeadersOverHTTP sends them to http addresses, too.
+	HeadersOverHTTP bool `json:"headersOverHTTP,omitempty"`
 }
 
 // MaxResources are Kubernetes quantities; empty: no bound.
@@ -137,12 +151,16 @@ func ParsePolicy(text []byte) (*Policy, error) {
 	}
 	var wrong []error
 	wrong = append(wrong, p.Default.check("default")...)
+	wrong = append(wrong, p.Default.checkHeaders("default")...)
 	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
 		path := "services." + name
 		if code, message := service(name); code != "" {
 			wrong = append(wrong, fmt.Errorf("%s: the service's name %s", path, message))
 		}
 		wrong = append(wrong, p.Services[name].check(path)...)
+		if own := p.Services[name]; own.Callback != nil {
+			wrong = append(wrong, p.Rules(name).checkHeaders(path)...)
+		}
 	}
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
@@ -219,8 +237,19 @@ func (r Rules) check(path string) (wrong []error) {
 	if r.Rate != nil && (r.Rate.Burst < 0 || r.Rate.Burst > maxPerSecond) {
 		bad("rate.burst", "must be 0 to %d", maxPerSecond)
 	}
-	if r.SigningKey != nil && len(validation.IsConfigMapKey(*r.SigningKey)) > 0 {
-		bad("signingKey", "must be the name of a file, of letters, digits, -, _ and .")
+	file := func(field, name string) {
+		if len(validation.IsConfigMapKey(name)) > 0 {
+			bad(field, "must be the name of a file, of letters, digits, -, _ and .")
+		}
+	}
+	if r.SigningKey != nil {
+		file("signingKey", *r.SigningKey)
+	}
+	if c := r.Callback; c != nil && c.CAFile != "" {
+		file("callback.caFile", c.CAFile)
+	}
+	if c := r.Callback; c != nil && c.HeadersFile != "" {
+		file("callback.headersFile", c.HeadersFile)
 	}
 	if r.JobTemplate != nil {
 		for _, problem := range r.JobTemplate.check() {
@@ -228,6 +257,14 @@ func (r Rules) check(path string) (wrong []error) {
 		}
 	}
 	return wrong
+}
+
+// checkHeaders wants to know of rules in full where their headers may go.
+func (r Rules) checkHeaders(path string) []error {
+	if r.Callback == nil || r.Callback.HeadersFile == "" || r.WebhookHosts != nil {
+		return nil
+	}
+	return []error{fmt.Errorf("%s.callback.headersFile needs webhookHosts beside it: the headers go to no other host", path)}
 }
 
 // check finds what a template must leave to the message, or to jobrelay.
@@ -299,23 +336,61 @@ func (p *Policy) Rules(service string) Rules {
 	r.Rate = or(r.Rate, d.Rate)
 	r.StartDeadlines = or(r.StartDeadlines, d.StartDeadlines)
 	r.SigningKey = or(r.SigningKey, d.SigningKey)
+	r.Callback = or(r.Callback, d.Callback)
 	r.JobTemplate = or(r.JobTemplate, d.JobTemplate)
 	return r
 }
 
 // SigningKeys are all that the policy names, in order.
 func (p *Policy) SigningKeys() []string {
+	return p.files(func(r Rules) string {
+		if r.SigningKey == nil {
+			return ""
+		}
+		return *r.SigningKey
+	})
+}
+
+// CAFiles are all that the policy names, in order.
+func (p *Policy) CAFiles() []string {
+	return p.files(func(r Rules) string { return r.callback().CAFile })
+}
+
+// HeadersFiles are all that the policy names, in order.
+func (p *Policy) HeadersFiles() []string {
+	return p.files(func(r Rules) string { return r.callback().HeadersFile })
+}
+
+func (p *Policy) files(of func(Rules) string) []string {
 	if p == nil {
 		return nil
 	}
 	var out []string
 	for _, r := range append(slices.Collect(maps.Values(p.Services)), p.Default) {
-		if r.SigningKey != nil {
-			out = append(out, *r.SigningKey)
+		if name := of(r); name != "" {
+			out = append(out, name)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// FilesFor are the CA file and the headers file for a callback to an address,
+// of rules in full; empty where there is none.
+func (r Rules) FilesFor(address string) (ca, headers string) {
+	c := r.callback()
+	if c.HeadersFile != "" && r.WebhookHosts != nil && hostIn(*r.WebhookHosts, address) &&
+		(c.HeadersOverHTTP || strings.HasPrefix(strings.ToLower(address), "https:")) {
+		headers = c.HeadersFile
+	}
+	return c.CAFile, headers
+}
+
+func (r Rules) callback() CallbackRules {
+	if r.Callback == nil {
+		return CallbackRules{}
+	}
+	return *r.Callback
 }
 
 func or[T any](a, b *T) *T {

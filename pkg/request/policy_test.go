@@ -165,6 +165,7 @@ services:
     maxActive: 0
     rate: {perSecond: 0, burst: -1}
     signingKey: ../key
+    callback: {caFile: a/b, headersFile: ..}
     startDeadlines: {start: 48h, imagePull: 0s, unstartable: -1s}
     jobTemplate:
       metadata: {labels: {app: x}, annotations: {jobrelay.dev/id: x}}
@@ -178,7 +179,7 @@ services:
 		"services.s.images[0]", "services.s.serviceAccounts[0]", "services.s.webhookHosts[0]", "services.s.nodeSelectors",
 		"services.s.maxResources.cpu", "services.s.maxTTLSecondsAfterFinished", "services.s.maxBackoffLimit",
 		"services.s.maxActive must be 1 to 1000", "services.s.rate.perSecond must be 0.001 to 10000", "services.s.rate.burst",
-		"services.s.signingKey", "services.s.startDeadlines.start", "services.s.startDeadlines.imagePull", "services.s.startDeadlines.unstartable",
+		"services.s.signingKey", "services.s.callback.caFile must be the name of a file", "services.s.callback.headersFile must be the name of a file", "services.s.startDeadlines.start", "services.s.startDeadlines.imagePull", "services.s.startDeadlines.unstartable",
 		"metadata.labels: app", "metadata.annotations: jobrelay.dev/id", "restartPolicy", "serviceAccountName", "activeDeadlineSeconds",
 		"one container", "containers[0]", "volumes",
 	} {
@@ -213,18 +214,79 @@ func TestSigningKeys(t *testing.T) {
 	}
 }
 
-// TestPolicyPage: the example of docs/policy.md is a policy.
-func TestPolicyPage(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
-	if err != nil {
-		t.Fatal(err)
+// TestPolicyPages: the examples of docs/policy.md and docs/callbacks.md are
+// policies.
+func TestPolicyPages(t *testing.T) {
+	for name, example := range map[string]func(p *request.Policy) bool{
+		"policy.md":    func(p *request.Policy) bool { return len(*p.Rules("billing").WebhookHosts) == 2 },
+		"callbacks.md": func(p *request.Policy) bool { return len(p.SigningKeys())+len(p.HeadersFiles()) > 0 },
+	} {
+		page, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := strings.Split(string(page), "```yaml\n")[1:]
+		if len(blocks) == 0 {
+			t.Fatalf("%s has no example", name)
+		}
+		for _, block := range blocks {
+			text, _, _ := strings.Cut(block, "```")
+			if p := policy(t, text); !example(p) {
+				t.Errorf("%s: %+v", name, p)
+			}
+		}
 	}
-	_, rest, _ := strings.Cut(string(page), "```yaml\n")
-	example, _, found := strings.Cut(rest, "```")
-	if !found {
-		t.Fatal("no example")
+}
+
+func TestCallbackFiles(t *testing.T) {
+	p := policy(t, `
+default: {callback: {caFile: ours}}
+services:
+  plain: {}
+  billing: {webhookHosts: ["hooks.example.com", "*.billing.example.com"], callback: {headersFile: token}}
+  inside: {webhookHosts: [10.0.0.1], callback: {caFile: ours, headersFile: other, headersOverHTTP: true}}
+  nowhere: {webhookHosts: [], callback: {headersFile: token}}
+`)
+	for _, row := range []struct{ service, address, ca, headers string }{
+		{"plain", "https://hooks.example.com/", "ours", ""},
+		{"without an entry", "https://hooks.example.com/", "ours", ""},
+		{"", "https://hooks.example.com/", "ours", ""},
+		{"billing", "https://hooks.example.com/x", "", "token"},
+		{"billing", "HTTPS://Hooks.Example.com.:8443/x", "", "token"},
+		{"billing", "https://a.billing.example.com/", "", "token"},
+		{"billing", "http://hooks.example.com/", "", ""},
+		{"billing", "https://elsewhere.example.com/", "", ""},
+		{"billing", "https://hooks.example.com@elsewhere.example/", "", ""},
+		{"billing", "https://hooks.example.com.elsewhere.example/", "", ""},
+		{"billing", "https://[", "", ""},
+		{"inside", "http://10.0.0.1:8080/", "ours", "other"},
+		{"inside", "http://10.0.0.2:8080/", "ours", ""},
+		{"nowhere", "https://hooks.example.com/", "", ""},
+	} {
+		if ca, headers := p.Rules(row.service).FilesFor(row.address); ca != row.ca || headers != row.headers {
+			t.Errorf("%q %s: %q %q", row.service, row.address, ca, headers)
+		}
 	}
-	if p := policy(t, example); len(*p.Rules("billing").WebhookHosts) != 2 {
-		t.Errorf("%+v", p)
+	if got := p.CAFiles(); !slices.Equal(got, []string{"ours"}) {
+		t.Errorf("%q", got)
+	}
+	if got := p.HeadersFiles(); !slices.Equal(got, []string{"other", "token"}) {
+		t.Errorf("%q", got)
+	}
+	if none := (*request.Policy)(nil); len(none.CAFiles())+len(none.HeadersFiles()) > 0 {
+		t.Error("files of no policy")
+	}
+	// A message names any address: headers need hosts, the service's own or the default's.
+	const needs = "callback.headersFile needs webhookHosts"
+	for text, want := range map[string]string{
+		"default: {callback: {headersFile: a}}":                                          "default." + needs,
+		"services: {s: {callback: {headersFile: a}}}":                                    "services.s." + needs,
+		"{default: {webhookHosts: [x]}, services: {s: {callback: {headersFile: a}}}}":    "",
+		"{default: {webhookHosts: [x], callback: {headersFile: a}}, services: {s: {}}}":  "",
+		"services: {s: {callback: {headersFile: a, caFile: b}, webhookHosts: [x.y, z]}}": "",
+	} {
+		if _, err := request.ParsePolicy([]byte(text)); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }

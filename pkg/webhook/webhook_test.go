@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -143,7 +145,7 @@ func TestTLSThatCannotBeVerifiedIsRefused(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	s.Config.ErrorLog = nil
 	defer s.Close()
-	if out := post(t, client(t, webhook.Loopback, nil), s.URL); out.Class != delivery.Refused || out.Cause != "tls" {
+	if out := post(t, client(t, webhook.Loopback, nil), s.URL); out.Class != delivery.Refused || out.Cause != "certificate" {
 		t.Errorf("%+v", out)
 	}
 	roots := x509.NewCertPool()
@@ -173,18 +175,18 @@ func TestInternalAddressesAreRefusedUnlessAllowed(t *testing.T) {
 	}
 }
 
-func TestNoProxyOfTheEnvironment(t *testing.T) {
-	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the proxy was used") }))
-	defer proxy.Close()
-	t.Setenv("HTTP_PROXY", proxy.URL)
-	t.Setenv("http_proxy", proxy.URL)
-	_ = post(t, client(t, "", nil), "http://192.0.2.1:1")
-}
-
-func TestParseAllow(t *testing.T) {
-	for _, bad := range []string{"http://x", "10.0.0.0/33", "a b", "*.example.com", "x:80"} {
-		if _, err := webhook.ParseAllow(bad); err == nil {
-			t.Errorf("%q was taken", bad)
+// TestCausesPage: docs/callbacks.md tells what each cause means.
+func TestCausesPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "callbacks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cause, class := range map[string]delivery.Class{
+		webhook.CauseURL: delivery.Refused, webhook.CauseAddress: delivery.Refused, webhook.CauseNoHost: delivery.Refused, webhook.CauseCertificate: delivery.Refused,
+		webhook.CauseTimeout: delivery.Unwell, webhook.CauseConnection: delivery.Unwell, webhook.CauseAnswer: delivery.Unwell, webhook.CauseTLS: delivery.Unwell, webhook.CauseLookup: delivery.Unwell,
+	} {
+		if !strings.Contains(string(page), "\n| `"+cause+"` | "+string(class)+" |") {
+			t.Errorf("%s (%s) is not told", cause, class)
 		}
 	}
 }

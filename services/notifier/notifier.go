@@ -31,6 +31,7 @@ type Config struct {
 	Policy  replica.PolicyConfig `embed:""`
 
 	SigningKeys          string            `name:"signing-keys" placeholder:"DIR" help:"Folder of the key files that the policy's signingKey names, read again when they change; default: callbacks are not signed."`
+	CallbackFiles        string            `name:"callback-files" placeholder:"DIR" help:"Folder of the CA and header files that the policy's callback names, read again when they change; default: none may be named."`
 	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt (default ${retrySchedule})."`
 	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback (default ${retryScheduleRefused})."`
 	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
@@ -76,6 +77,10 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
+	peers, err := openPeers(cfg.CallbackFiles, cfg.Policy.File, policy.Get, log)
+	if err != nil {
+		return err
+	}
 	r, err := replica.Start(ctx, "notifier", cfg.Replica, log)
 	if err != nil {
 		return err
@@ -83,6 +88,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	defer r.Stop()
 	r.AddFile("policy", policy)
 	r.AddFile("signing", keys)
+	r.AddFile("callback-files", peers)
 	r.Registry().MustRegister(keyCounts{keys.Get})
 	client := webhook.New(webhook.Config{Allow: cfg.WebhookAllow, InFlight: cfg.InFlight, Version: process.Version()})
 	defer client.Close()
@@ -91,10 +97,12 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	n.keys = func(service string) callback.Keys { return keys.Get().of(service) }
+	n.peer = func(service, address string) webhook.Peer { return peers.Get().of(service, address) }
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go policy.Watch(watching)
 	go keys.Watch(watching)
+	go peers.Watch(watching)
 	if ctx, err = r.Connect(ctx); err != nil {
 		return err
 	}
@@ -116,6 +124,7 @@ type notifier struct {
 	client  poster
 	policy  delivery.Policy
 	keys    func(service string) callback.Keys
+	peer    func(service, address string) webhook.Peer
 	slots   chan struct{} // POSTs at once
 	ledgers *lru.Cache[string, broker.LedgerEntry]
 	targets *lru.Cache[string, target]
@@ -137,6 +146,7 @@ func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlig
 		broker: b, client: client, policy: policy, slots: make(chan struct{}, inFlight),
 		ledgers: ledgers, targets: targets, metrics: newMetrics(reg), log: log, now: time.Now,
 		keys: func(string) callback.Keys { return callback.Keys{} },
+		peer: func(string, string) webhook.Peer { return webhook.Peer{} },
 	}, nil
 }
 

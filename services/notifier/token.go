@@ -245,7 +245,7 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 	n.metrics.inFlight.Inc()
 	out := n.client.Post(ctx, webhook.Callback{
 		URL: t.target.url, Body: body, ID: callback.ID(t.event.LogKey, t.wakeup.N), Trace: t.event.Trace,
-		Keys: n.keys(t.event.Service),
+		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
 	n.metrics.inFlight.Dec()
 	<-n.slots
