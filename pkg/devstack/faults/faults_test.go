@@ -109,7 +109,7 @@ func TestEveryBrokenPromiseIsSeen(t *testing.T) {
 }
 
 func TestOnlyWhatWasAnswered2xxIsACallback(t *testing.T) {
-	got := callbacks([]hookd.Call{
+	got := Callbacks([]hookd.Call{
 		{Status: 204, Body: []byte(`{"id":"a","status":2}`)}, {Status: 500, Body: []byte(`{"id":"a","status":0}`)},
 		{Status: 0, Body: []byte(`{"id":"a","status":1}`)}, {Status: 200, Body: []byte(`none`)},
 	})

@@ -104,6 +104,11 @@ func (s *Stack) Send(ctx context.Context, l Load) (Sent, error) {
 	return sent, nil
 }
 
+// SendBody sends one message, whatever is in it, as Send does.
+func (s *Stack) SendBody(ctx context.Context, body string) error {
+	return send(ctx, s.queue(), s.QueueURL, body)
+}
+
 func send(ctx context.Context, client *sqs.Client, queue, body string) error {
 	for {
 		_, err := client.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &queue, MessageBody: &body})

@@ -21,9 +21,9 @@ type Callback struct {
 	Body      string
 }
 
-// callbacks reads the calls that were answered 2xx; a body that is none is a
+// Callbacks reads the calls that were answered 2xx; a body that is none is a
 // callback without an id.
-func callbacks(calls []hookd.Call) []Callback {
+func Callbacks(calls []hookd.Call) []Callback {
 	var out []Callback
 	for _, c := range calls {
 		if c.Status/100 != 2 {
@@ -123,12 +123,12 @@ func (s *Stack) Settle(ctx context.Context, loads ...Sent) (Report, error) {
 		}
 		maps.Copy(sent.Ends, l.Ends)
 	}
-	_ = s.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ended(sent.IDs, callbacks(calls)) }) // what is missing is seen below
+	_ = s.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ended(sent.IDs, Callbacks(calls)) }) // what is missing is seen below
 	depth, jobs, err := s.look(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	w := World{IDs: sent.IDs, Callbacks: callbacks(s.Hooks.Calls()), Jobs: jobs, Queue: depth, Ends: sent.Ends}
+	w := World{IDs: sent.IDs, Callbacks: Callbacks(s.Hooks.Calls()), Jobs: jobs, Queue: depth, Ends: sent.Ends}
 	r := Report{Messages: len(sent.IDs), Sends: sent.Sends, Callbacks: len(w.Callbacks)}
 	r.Violations, r.Repeats = w.Violations()
 	r.latencies(sent, w.Callbacks)
