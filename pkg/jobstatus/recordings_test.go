@@ -58,6 +58,7 @@ var recordings = map[string]string{
 	"pod-deleted-exits-0":              "somebody deletes the Pod; the process exits with 0 at SIGTERM",
 	"pod-deleted-obeys":                "somebody deletes the Pod; the process ends at SIGTERM",
 	"pod-evicted":                      "the Pod is evicted through the API",
+	"pod-evicted-by-kubelet":           "the container writes more than its limit of ephemeral storage; the process ends at SIGTERM",
 	"pvc-missing":                      "a claim that does not exist; 20 s",
 	"quota":                            "a quota of no Pods; 35 s",
 	"seed-job":                         "the original's sample: a claim, 30 s of work, exit code 0",

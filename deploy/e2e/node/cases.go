@@ -102,6 +102,10 @@ func cases() []labCase {
 			s.recorder.action("evict pod (policy/v1 Eviction)")
 			return s.client.CoreV1().Pods(s.namespace).EvictV1(s.ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: s.namespace}})
 		}, (*scene).finished),
+		// The kubelet looks at what is used each 10 s.
+		ends("pod-evicted-by-kubelet", job("dd if=/dev/zero of=/tmp/much bs=1M count=20; trap 'exit 143' TERM; sleep 300 & wait", container(func(c *corev1.Container) {
+			c.Resources.Limits[corev1.ResourceEphemeralStorage] = resource.MustParse("1Mi")
+		}))),
 		whileRunning("suspended-while-running", job(obeys), func(s *scene, _ *corev1.Pod) error {
 			s.recorder.action("set suspend true")
 			return s.patchJob(types.MergePatchType, `{"spec":{"suspend":true}}`)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -71,7 +72,9 @@ func (r *recorder) follow(ctx context.Context, of dynamic.ResourceInterface, ver
 		for e := range w.ResultChan() {
 			o, ok := e.Object.(*unstructured.Unstructured)
 			if !ok || e.Type == watch.Error {
-				r.action("a watch broke off: %v", e.Object)
+				if ctx.Err() == nil { // else it is the recording that ends
+					r.action("a watch broke off: %v", apierrors.FromObject(e.Object))
+				}
 				break
 			}
 			version = o.GetResourceVersion()
