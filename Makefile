@@ -71,7 +71,7 @@ e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two 
 
 # In a network namespace of its own; what is missing is said before anything is built.
 .PHONY: e2e-node node-needs
-e2e-node: node-needs $(KUBERNETES) $(BINARIES) $(NATS) $(BIN)/kubelet ## A real kubelet runs the original's sample and its bad ends; root on Linux, 2 minutes.
+e2e-node: node-needs $(KUBERNETES) $(BINARIES) $(NATS) $(BIN)/kubelet ## A real kubelet runs the original's sample and its bad ends; root on Linux, 1 minute.
 	@JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2enode -exec $(CURDIR)/deploy/e2e/node/alone.sh -count 1 -v -timeout 10m -run TestRealNode ./deploy/e2e/node
 node-needs:
 	@sh deploy/e2e/node/needs.sh

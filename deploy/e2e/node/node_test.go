@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,7 +54,7 @@ type ending struct {
 
 // PID 1 of a container ignores SIGTERM: it is killed after its 30 s of grace.
 var endings = []ending{
-	{id: "exit-3", command: shell("exit 3"), statuses: []int{0, 1, 3}, code: "CONTAINER_EXIT_NONZERO", says: "on node k8s-node-1 failed: exit code 3"},
+	{id: "exit-3", command: shell("echo no luck; exit 3"), statuses: []int{0, 1, 3}, code: "CONTAINER_EXIT_NONZERO", says: "on node k8s-node-1 failed: exit code 3"},
 	{id: "oom", command: shell("sleep 1; exec dd if=/dev/zero of=/dev/null bs=64M count=1"), more: `"resources":{"limits":{"memory":"16Mi"}}`,
 		statuses: []int{0, 1, 3}, code: "OOM_KILLED", says: "OOMKilled"},
 	{id: "no-program", command: []string{"/no/such/program"}, statuses: []int{0, 3}, code: "CONTAINER_START_FAILED", says: "StartError"},
@@ -86,6 +88,7 @@ func TestRealNode(t *testing.T) {
 	for _, e := range endings {
 		t.Run(e.id, func(t *testing.T) { b.ends(t, e) })
 	}
+	t.Run("the end of a log", b.logTail)
 	t.Run("the original's sample", b.sample)
 }
 
@@ -100,7 +103,7 @@ type bench struct {
 // real one's name goes.
 func (b *bench) startStack(t *testing.T) {
 	var err error
-	b.Stack, err = faults.Start(b.ctx, faults.Config{Dir: filepath.Join(b.dir, "stack"), Env: []string{"JOBRELAY_IMAGE_PULL_DEADLINE=5s"}})
+	b.Stack, err = faults.Start(b.ctx, faults.Config{Dir: filepath.Join(b.dir, "stack"), Env: []string{"JOBRELAY_IMAGE_PULL_DEADLINE=5s", "JOBRELAY_LOG_TAIL=3"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +263,36 @@ func (b *bench) ends(t *testing.T, e ending) {
 			pods, err := b.pods(started.Detail.JobName)
 			return err == nil && len(pods) == 0
 		})
+	}
+}
+
+// logTail looks, as a tap does, for the event of a failed Job with the end of its
+// container's log.
+func (b *bench) logTail(t *testing.T) {
+	nc, err := nats.Connect(b.NATSURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed, err := js.OrderedConsumer(b.ctx, "EVENTS", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"events.e2e.*.failed"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for { // all have their callbacks already, so all are there
+		m, err := failed.Next(jetstream.FetchMaxWait(5 * time.Second))
+		if err != nil {
+			t.Fatalf("no event has what the container said last: %v", err)
+		}
+		if m.Headers().Get("ce-subject") == "exit-3" {
+			if !bytes.Contains(m.Data(), []byte("no luck")) {
+				t.Errorf("%s", m.Data())
+			}
+			return
+		}
 	}
 }
 
