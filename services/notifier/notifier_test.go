@@ -144,13 +144,16 @@ func (b *bench) settled() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		log, err0 := b.b.JetStream().Stream(b.t.Context(), broker.StreamEvents)
 		events, err1 := b.b.JetStream().Consumer(b.t.Context(), broker.StreamEvents, "notifier")
 		wakeups, err2 := b.b.JetStream().Stream(b.t.Context(), broker.StreamWakeups)
-		if err := errors.Join(err1, err2); err != nil {
+		if err := errors.Join(err0, err1, err2); err != nil {
 			b.t.Fatal(err)
 		}
+		// The server counts what is pending some time after it has stored it.
 		i := events.CachedInfo()
-		if i.NumAckPending == 0 && i.NumPending == 0 && wakeups.CachedInfo().State.Msgs == 0 {
+		told := i.AckFloor.Stream >= log.CachedInfo().State.LastSeq
+		if told && i.NumAckPending == 0 && i.NumPending == 0 && wakeups.CachedInfo().State.Msgs == 0 {
 			return
 		}
 		select {
