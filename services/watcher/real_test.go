@@ -153,14 +153,8 @@ func (p *plant) jobOf(id string) *batchv1.Job {
 // strip takes the finalizer off by hand and deletes the Job.
 func (p *plant) strip(job *batchv1.Job) {
 	p.t.Helper()
-	jobs := p.client.BatchV1().Jobs(p.namespace)
-	if _, err := jobs.Patch(p.t.Context(), job.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
-		p.t.Fatal(err)
-	}
-	background := metav1.DeletePropagationBackground
-	if err := jobs.Delete(p.t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
-		p.t.Fatal(err)
-	}
+	p.release(job)
+	background.do(p, job)
 }
 
 // awaitCaches waits for the caches of watchers that run.
@@ -321,55 +315,6 @@ func TestRealStuckStarts(t *testing.T) {
 			t.Errorf("%s: %s %s %q", code, last.Type, got, says)
 		}
 		p.awaitGone(jobs[code])
-	}
-}
-
-// TestRealNamespaceDeleted: a namespace goes with a Job that runs.
-func TestRealNamespaceDeleted(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	p.submit("id", "sim/hang")
-	p.awaitTail("id", event.TypePodStarted)
-	if err := p.client.CoreV1().Namespaces().Delete(t.Context(), p.namespace, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	last := p.awaitEnd("id")
-	if code, says := errorOf(last); code != jobstatus.NamespaceDeleted || !strings.Contains(says, p.namespace) {
-		t.Errorf("%s %s %q", last.Type, code, says)
-	}
-	p.await("the end of the namespace", func(ctx context.Context) (bool, error) {
-		_, err := p.client.CoreV1().Namespaces().Get(ctx, p.namespace, metav1.GetOptions{})
-		return apierrors.IsNotFound(err), nil
-	})
-}
-
-// TestRealVanished: somebody takes the finalizer off and deletes the Job at once.
-func TestRealVanished(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	job := p.submit("id", "sim/hang")
-	p.awaitTail("id", event.TypePodStarted)
-	p.strip(job)
-	last := p.awaitEnd("id")
-	if code, says := errorOf(last); last.Type != event.TypeJobException || code != jobstatus.OutcomeUnknown || says == "" {
-		t.Errorf("%s %s %q", last.Type, code, says)
-	}
-}
-
-func TestRealDeletion(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
-		id := string(policy)
-		job := p.submit(id, "sim/hang")
-		p.awaitTail(id, event.TypePodStarted)
-		if err := p.client.BatchV1().Jobs(p.namespace).Delete(t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
-			t.Fatal(err)
-		}
-		if code, _ := errorOf(p.awaitEnd(id)); code != jobstatus.JobDeleted {
-			t.Errorf("%s: %s", policy, code)
-		}
-		p.awaitGone(job)
 	}
 }
 
