@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	batchv1 "k8s.io/api/batch/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 )
 
@@ -27,9 +29,19 @@ type sight struct {
 	pods []corev1.Pod
 }
 
-func (s sight) is(t batchv1.JobConditionType) bool {
-	return s.job != nil && slices.ContainsFunc(s.job.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == t })
+// condition is the Job's, nil where it has none of the type.
+func (s sight) condition(t batchv1.JobConditionType) *batchv1.JobCondition {
+	if s.job == nil {
+		return nil
+	}
+	i := slices.IndexFunc(s.job.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == t })
+	if i < 0 {
+		return nil
+	}
+	return &s.job.Status.Conditions[i]
 }
+
+func (s sight) is(t batchv1.JobConditionType) bool { return s.condition(t) != nil }
 
 // state is how far a Job gets before something is done to it.
 type state struct {
@@ -55,8 +67,12 @@ var (
 		return s.job.Status.StartTime != nil && len(s.pods) == 0
 	}}
 	complete = state{"sim/succeed:100ms", nil, "0 1 2", func(s sight) bool { return s.is(batchv1.JobComplete) }}
-	failed   = state{"sim/exit:3", nil, "0 1 3 CONTAINER_EXIT_NONZERO", func(s sight) bool { return s.is(batchv1.JobFailed) }}
-	retried  = state{"sim/succeed:5s", func(r *jobsv1.JobRequested) { r.Job.BackoffLimit = 1 }, "0 1", running.reached}
+	failed   = state{"sim/exit:3", nil, "0 1 3 CONTAINER_EXIT_NONZERO", func(s sight) bool {
+		// Before what is done to it by Kubernetes' clock too, which has whole seconds.
+		c := s.condition(batchv1.JobFailed)
+		return c != nil && time.Since(c.LastTransitionTime.Time) > 2*time.Second
+	}}
+	retried = state{"sim/succeed:5s", func(r *jobsv1.JobRequested) { r.Job.BackoffLimit = 1 }, "0 1", running.reached}
 )
 
 // brief is the state of a Job whose TTL is over at once.
@@ -200,50 +216,171 @@ func TestRealDeletionTable(t *testing.T) {
 // TestRealNamespaceDeleted: a namespace goes with what is in it, whether somebody
 // watches or starts to when nothing but our finalizer holds it.
 func TestRealNamespaceDeleted(t *testing.T) {
-	for name, c := range map[string]struct {
-		from       state
-		seen, late []string
+	rows := []struct {
+		name string
+		from state
+		late bool
+		want []string
 	}{
 		// The Pods go first: the Job may fail of that before it is deleted.
-		"running":       {running, []string{"0 1 3 NAMESPACE_DELETED", "0 1 99 NAMESPACE_DELETED"}, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}},
-		"pending":       {pending, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}},
-		"without a Pod": {podless, []string{"0 99 NAMESPACE_DELETED"}, []string{"0 99 NAMESPACE_DELETED"}},
-		"complete":      {complete, []string{"0 1 2"}, []string{"0 2"}},
-		"failed":        {failed, []string{"0 1 3 CONTAINER_EXIT_NONZERO"}, []string{"0 3 JOB_FAILED"}},
-	} {
-		for _, late := range []bool{false, true} {
-			t.Run(name+map[bool]string{false: ", seen", true: ", late"}[late], func(t *testing.T) {
-				t.Parallel()
-				p := newPlant(t)
-				if !late {
-					p.watch(quick())
-				}
-				job := p.submit("id", c.from.image, changes(c.from.change)...)
-				if late {
-					p.awaitSight(job, c.from.reached)
-				} else {
-					p.awaitLog("id", c.from.log)
-				}
-				namespaces := p.client.CoreV1().Namespaces()
-				if err := namespaces.Delete(t.Context(), p.namespace, metav1.DeleteOptions{}); err != nil {
-					t.Fatal(err)
-				}
-				if late {
-					p.awaitSight(job, func(s sight) bool { return s.job.DeletionTimestamp != nil && len(s.pods) == 0 })
-					p.watch(quick())
-				}
-				p.awaitEnd("id")
-				p.await("the end of the namespace", func(ctx context.Context) (bool, error) {
-					_, err := namespaces.Get(ctx, p.namespace, metav1.GetOptions{})
-					return apierrors.IsNotFound(err), nil
-				})
-				want := map[bool][]string{false: c.seen, true: c.late}[late]
-				if got := p.outline("id"); !slices.Contains(want, got) {
-					t.Errorf("%s, want one of %v", got, want)
-				} else {
-					t.Log(got)
-				}
-			})
+		{"running", running, false, []string{"0 1 3 NAMESPACE_DELETED", "0 1 99 NAMESPACE_DELETED"}},
+		{"running, late", running, true, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}},
+		{"pending", pending, false, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}},
+		{"pending, late", pending, true, []string{"0 3 NAMESPACE_DELETED", "0 99 NAMESPACE_DELETED"}},
+		{"without a Pod", podless, false, []string{"0 99 NAMESPACE_DELETED"}},
+		{"without a Pod, late", podless, true, []string{"0 99 NAMESPACE_DELETED"}},
+		{"complete", complete, false, []string{"0 1 2"}},
+		{"complete, late", complete, true, []string{"0 2"}},
+		{"failed", failed, false, []string{"0 1 3 CONTAINER_EXIT_NONZERO"}},
+		{"failed, late", failed, true, []string{"0 3 JOB_FAILED"}},
+	}
+	plants, jobs := make([]*plant, len(rows)), make([]*batchv1.Job, len(rows))
+	for i, r := range rows {
+		plants[i] = newPlant(t)
+		if !r.late {
+			plants[i].watch(quick())
+		}
+		jobs[i] = plants[i].submit("id", r.from.image, changes(r.from.change)...)
+	}
+	for i, r := range rows {
+		p := plants[i]
+		if r.late {
+			p.awaitSight(jobs[i], r.from.reached)
+		} else {
+			p.awaitLog("id", r.from.log)
+		}
+		if err := p.client.CoreV1().Namespaces().Delete(t.Context(), p.namespace, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, r := range rows {
+		if r.late {
+			plants[i].awaitSight(jobs[i], func(s sight) bool { return s.job.DeletionTimestamp != nil && len(s.pods) == 0 })
+			plants[i].watch(quick())
+		}
+	}
+	for i, r := range rows {
+		p := plants[i]
+		p.awaitEnd("id")
+		p.await("the end of the namespace of "+r.name, func(ctx context.Context) (bool, error) {
+			_, err := p.client.CoreV1().Namespaces().Get(ctx, p.namespace, metav1.GetOptions{})
+			return apierrors.IsNotFound(err), nil
+		})
+		if got := p.outline("id"); !slices.Contains(r.want, got) {
+			t.Errorf("%s: %s, want one of %v", r.name, got, r.want)
+		}
+	}
+}
+
+// TestRealSurplus: a Job of ours that no log wants is deleted with its Pods, and
+// counted, however far it got and whoever deletes it already.
+func TestRealSurplus(t *testing.T) {
+	p := newPlant(t)
+	over := &jobsv1.JobException{Error: &jobsv1.Error{ErrorCode: string(jobstatus.Cancelled), Message: "Cancelled before its Job was there."}}
+	other := &jobsv1.JobStarted{JobId: "another-uid", JobName: "another"}
+	rows := []struct {
+		name    string
+		from    state
+		last    event.Event
+		counted bool
+	}{
+		{"running, its log has ended", running, p.event("running, its log has ended", over), true},
+		{"running, its log is another's", running, p.event("running, its log is another's", other), true},
+		{"pending, its log has ended", pending, p.event("pending, its log has ended", over), true},
+		{"complete, its log is another's", complete, p.event("complete, its log is another's", other), true},
+		{"failed, its log has ended with another", failed, p.event("failed, its log has ended with another", &jobsv1.JobCompleted{JobId: "another-uid"}), true},
+		{"deleted already, its log has ended", running, p.event("deleted already, its log has ended", over), false},
+	}
+	jobs := make([]*batchv1.Job, len(rows))
+	for i, r := range rows {
+		if _, err := p.broker.Append(t.Context(), "svc", broker.Tail{}, r.last); err != nil {
+			t.Fatal(err)
+		}
+		jobs[i] = p.submit(r.name, r.from.image, changes(r.from.change)...)
+	}
+	want := 0
+	for i, r := range rows {
+		p.awaitSight(jobs[i], r.from.reached)
+		if r.counted {
+			want++
+		} else {
+			background.do(p, jobs[i])
+		}
+	}
+	p.watch(quick())
+	for i, r := range rows {
+		p.awaitGone(jobs[i])
+		tail, err := p.broker.Tail(t.Context(), "svc", event.Key(r.name))
+		if err != nil || tail.Last.Type != r.last.Type || tail.Last.Sequence != 0 {
+			t.Errorf("%s: the log goes on with %s, %v", r.name, tail.Last.Type, err)
+		}
+	}
+	if got := p.counted("jobrelay_watcher_surplus_total"); got != float64(want) {
+		t.Errorf("%v surplus Jobs are counted, %d were deleted", got, want)
+	}
+}
+
+// TestRealOrphans: a Job with our finalizer and no request is let go once it has
+// ended or is being deleted, and before that left alone; another installation's
+// is never touched.
+func TestRealOrphans(t *testing.T) {
+	p := newPlant(t)
+	orphan := func(id, installation, image string) *batchv1.Job {
+		r := p.described(id, func(r *jobsv1.JobRequested) { r.Job.Image = image })
+		job, err := kubejob.Build(r, installation, kubejob.Name("w", id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if job, err = p.client.BatchV1().Jobs(p.namespace).Create(t.Context(), job, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return job
+	}
+	ours := map[string]*batchv1.Job{
+		"complete": orphan("complete", p.namespace, complete.image),
+		"failed":   orphan("failed", p.namespace, failed.image),
+		"deleted":  orphan("deleted", p.namespace, running.image),
+	}
+	goesOn := orphan("goes on", p.namespace, running.image)
+	theirs := []*batchv1.Job{
+		orphan("theirs, ended", "another", complete.image), orphan("theirs, deleted", "another", running.image), orphan("theirs, goes on", "another", running.image),
+	}
+	p.awaitSight(ours["complete"], complete.reached)
+	p.awaitSight(ours["failed"], failed.reached)
+	p.awaitSight(theirs[0], complete.reached)
+	for _, job := range append(theirs[1:], ours["deleted"], goesOn) {
+		p.awaitSight(job, running.reached)
+	}
+	background.do(p, ours["deleted"])
+	background.do(p, theirs[1])
+	before := make([]string, len(theirs))
+	for i, job := range theirs {
+		before[i] = p.see(job).job.ResourceVersion
+	}
+	p.watch(quick())
+	p.awaitRelease(ours["complete"])
+	p.awaitRelease(ours["failed"])
+	p.awaitGone(ours["deleted"])
+	// A Job of ours that comes after them has its end when all were looked at.
+	p.submit("after", "sim/ok")
+	p.awaitEnd("after")
+	p.await("the count", func(context.Context) (bool, error) {
+		return p.counted("jobrelay_watcher_outcomes_total", "code", string(jobstatus.OutcomeUnknown)) == float64(len(ours)), nil
+	})
+	if s := p.see(goesOn); s.job == nil || s.job.DeletionTimestamp != nil || !slices.Contains(s.job.Finalizers, kubejob.Finalizer) || !running.reached(s) {
+		t.Errorf("the one that goes on: %+v", s.job)
+	}
+	for i, job := range theirs {
+		if s := p.see(job); s.job == nil || s.job.ResourceVersion != before[i] || !slices.Contains(s.job.Finalizers, kubejob.Finalizer) || len(s.pods) != 1 {
+			t.Errorf("%s was touched: %+v", job.Annotations[kubejob.AnnotationID], s.job)
+		}
+	}
+	for _, job := range append(theirs, goesOn) {
+		p.release(job) // nobody else will, and the namespace is to go
+	}
+	for id := range ours {
+		if got := p.outline(id); got != "" {
+			t.Errorf("%s has a log: %s", id, got)
 		}
 	}
 }
@@ -280,6 +417,34 @@ func TestRealFinalizerTakenOff(t *testing.T) {
 			t.Errorf("%s: %s, want %s", r.name, got, r.want)
 		}
 	}
+}
+
+// event is one of the id's log.
+func (p *plant) event(id string, data jobstatus.Event) event.Event {
+	p.t.Helper()
+	e, err := event.New(event.Key(id), "source", id, 0, time.Now(), data)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return e
+}
+
+// counted is what the watcher that was run last says of a metric, of those with a
+// label where one is given.
+func (p *plant) counted(name string, label ...string) float64 {
+	p.t.Helper()
+	families, err := p.registry.Gather()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (len(label) == 0 || m.GetLabel()[0].GetName() == label[0] && m.GetLabel()[0].GetValue() == label[1]) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }
 
 // release takes every finalizer off by hand.
