@@ -94,10 +94,13 @@ func Decide(o Observation, l Log, r *jobsv1.JobRequested, now time.Time, d Deadl
 }
 
 // Blind reports whether d is an end that is decided although the Pods have not
-// told all that they must: their watch is behind, by more than d.Settle. Client-go
-// takes up a watch that broke off after up to a minute, each by itself. Who
+// told all that they must: their watch is behind, by more than d.Settle, for
+// client-go takes up a watch that broke off after a while, each by itself; or no
+// Pod is known, as where a deletion took them from their Job and left them. Who
 // decides looks at the Pods themselves then, and decides again.
-func (d Decision) Blind(o Observation, l Log) bool { return d.terminal() && !o.settled(l) }
+func (d Decision) Blind(o Observation, l Log) bool {
+	return d.terminal() && (!o.settled(l) || len(o.pods)+len(o.gone) == 0)
+}
 
 // Nothing reports whether there is nothing to do, now or later.
 func (d Decision) Nothing() bool {

@@ -18,7 +18,7 @@ import (
 // never decides whether a Job ends.
 type Evidence struct {
 	Events           []corev1.Event // in any order; those of other objects are passed over
-	NamespaceDeleted bool           // it is being deleted, or gone
+	NamespaceDeleted time.Time      // when its deletion was asked for, or now where it is gone; zero: it was not
 }
 
 // AsksEvents reports whether Events may say why nothing ran.
@@ -26,7 +26,11 @@ func (d Decision) AsksEvents() bool { return d.Step == StepStop && d.Reason.Code
 
 // AsksNamespace reports whether the end may be that of its namespace.
 func (d Decision) AsksNamespace() bool {
-	return len(d.Events) > 0 && (d.Reason.Code == JobDeleted || d.Reason.Code == PodDeleted)
+	switch d.Reason.Code {
+	case JobDeleted, PodDeleted, JobFailed:
+		return len(d.Events) > 0
+	}
+	return false
 }
 
 // Refine is the decision with the reason that the evidence gives, where d asks
@@ -37,11 +41,22 @@ func Refine(o Observation, d Decision, e Evidence) Decision {
 		if r, ok := eventReason(o, e.Events); ok {
 			return stop(r)
 		}
-	case d.AsksNamespace() && e.NamespaceDeleted:
+	case d.AsksNamespace() && o.wentWith(d.Reason.Code, e.NamespaceDeleted):
 		r := Reason{NamespaceDeleted, sentence("Namespace " + o.job.Namespace + " was deleted before the Job ended: " + d.Reason.Message)}
 		return d.with(r)
 	}
 	return d
+}
+
+// wentWith reports whether a Job that ended with the code did so because its
+// namespace was deleted at a time. One that failed and has no Pod left to say why
+// did so if it failed from then on.
+func (o Observation) wentWith(c Code, namespaceDeleted time.Time) bool {
+	if namespaceDeleted.IsZero() || c != JobFailed {
+		return !namespaceDeleted.IsZero()
+	}
+	f := o.failure()
+	return len(o.pods)+len(o.gone) == 0 && f != nil && !f.LastTransitionTime.Time.Before(namespaceDeleted)
 }
 
 // with is the decision with another reason in its last event.

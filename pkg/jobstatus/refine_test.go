@@ -72,16 +72,23 @@ func TestNamespaceDeleted(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		job  *batchv1.Job
-		pod  *corev1.Pod
+		pod  *corev1.Pod // nil: none is left
 		want string
 	}{
 		{"deleted", aJob(deleted(time.Minute)), aPod("a", running), "exception:NAMESPACE_DELETED release"},
 		{"failed before", aJob(jobFailed(time.Minute), deleted(time.Minute)), aPod("a", running, podDeleted(time.Minute, 30)), "failed:NAMESPACE_DELETED release"},
 		{"failed by itself", aJob(jobFailed(time.Minute), deleted(time.Minute)), aPod("a", exited(3, "Error", 5*time.Second)), "failed:CONTAINER_EXIT_NONZERO release"},
+		{"failed when its Pod went", aJob(jobFailed(time.Minute), deleted(time.Minute)), nil, "failed:NAMESPACE_DELETED release"},
+		{"failed long before", aJob(jobFailed(30*time.Second), deleted(time.Minute)), nil, "failed:JOB_FAILED release"},
+		{"failed and does not say why", aJob(jobFailed(time.Minute), deleted(time.Minute)), aPod("a", podReason("Other")), "failed:JOB_FAILED release"},
 	} {
-		o := jobstatus.Observe(c.job, pods(c.pod), nil)
+		var left []*corev1.Pod
+		if c.pod != nil {
+			left = pods(c.pod)
+		}
+		o := jobstatus.Observe(c.job, left, nil)
 		d := jobstatus.Decide(o, hasRun, nil, t0.Add(time.Hour), jobstatus.DefaultDeadlines())
-		if got := summary(jobstatus.Refine(o, d, jobstatus.Evidence{NamespaceDeleted: true})); got != c.want {
+		if got := summary(jobstatus.Refine(o, d, jobstatus.Evidence{NamespaceDeleted: at(45 * time.Second).Time})); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 		if got := summary(jobstatus.Refine(o, d, jobstatus.Evidence{})); got != summary(d) || d.AsksNamespace() && strings.Contains(got, "NAMESPACE") {

@@ -167,7 +167,14 @@ func (r *Replay) observeNamespace(l Line) error {
 		return l.errorf("not a Namespace: %w", err)
 	}
 	if r.job != nil && ns.Name == r.job.Namespace {
-		r.evidence.NamespaceDeleted = l.Type == Deleted || ns.DeletionTimestamp != nil
+		switch {
+		case ns.DeletionTimestamp != nil:
+			r.evidence.NamespaceDeleted = ns.DeletionTimestamp.Time
+		case l.Type == Deleted:
+			r.evidence.NamespaceDeleted = l.Received
+		default:
+			r.evidence.NamespaceDeleted = time.Time{}
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type plant struct {
 	client    kubernetes.Interface
 	broker    *broker.Broker
 	namespace string
+	registry  *prometheus.Registry // of the watcher that was run last
 }
 
 func newPlant(t *testing.T) *plant {
@@ -74,7 +76,8 @@ func (p *plant) watch(d jobstatus.Deadlines) (stop func()) {
 // the test's end.
 func (p *plant) run(o watcher.Options) (w *watcher.Watcher, stop func()) {
 	o.Installation, o.Namespace = p.namespace, p.namespace
-	w = watcher.New(p.broker, p.client, o, zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("instance", o.Lease.Identity).Logger(), prometheus.NewRegistry())
+	p.registry = prometheus.NewRegistry()
+	w = watcher.New(p.broker, p.client, o, zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("instance", o.Lease.Identity).Logger(), p.registry)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -92,9 +95,8 @@ func (p *plant) run(o watcher.Options) (w *watcher.Watcher, stop func()) {
 	return w, stop
 }
 
-// accept accepts a request, as ingest does.
-func (p *plant) accept(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.JobRequested {
-	p.t.Helper()
+// described is a request that nobody has accepted yet.
+func (p *plant) described(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.JobRequested {
 	r := &jobsv1.JobRequested{
 		Id: id, Service: "svc", Hash: "hash", QueuedAt: timestamppb.Now(),
 		Job: &jobsv1.Job{
@@ -105,6 +107,13 @@ func (p *plant) accept(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.
 	for _, c := range change {
 		c(r)
 	}
+	return r
+}
+
+// accept accepts a request, as ingest does.
+func (p *plant) accept(id string, change ...func(*jobsv1.JobRequested)) *jobsv1.JobRequested {
+	p.t.Helper()
+	r := p.described(id, change...)
 	e, err := event.New(event.Key(id), event.SourceOfQueue(p.namespace, "q"), id, 0, time.Now(), r)
 	if err != nil {
 		p.t.Fatal(err)
@@ -153,14 +162,8 @@ func (p *plant) jobOf(id string) *batchv1.Job {
 // strip takes the finalizer off by hand and deletes the Job.
 func (p *plant) strip(job *batchv1.Job) {
 	p.t.Helper()
-	jobs := p.client.BatchV1().Jobs(p.namespace)
-	if _, err := jobs.Patch(p.t.Context(), job.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
-		p.t.Fatal(err)
-	}
-	background := metav1.DeletePropagationBackground
-	if err := jobs.Delete(p.t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
-		p.t.Fatal(err)
-	}
+	p.release(job)
+	background.do(p, job)
 }
 
 // awaitCaches waits for the caches of watchers that run.
@@ -324,55 +327,6 @@ func TestRealStuckStarts(t *testing.T) {
 	}
 }
 
-// TestRealNamespaceDeleted: a namespace goes with a Job that runs.
-func TestRealNamespaceDeleted(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	p.submit("id", "sim/hang")
-	p.awaitTail("id", event.TypePodStarted)
-	if err := p.client.CoreV1().Namespaces().Delete(t.Context(), p.namespace, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	last := p.awaitEnd("id")
-	if code, says := errorOf(last); code != jobstatus.NamespaceDeleted || !strings.Contains(says, p.namespace) {
-		t.Errorf("%s %s %q", last.Type, code, says)
-	}
-	p.await("the end of the namespace", func(ctx context.Context) (bool, error) {
-		_, err := p.client.CoreV1().Namespaces().Get(ctx, p.namespace, metav1.GetOptions{})
-		return apierrors.IsNotFound(err), nil
-	})
-}
-
-// TestRealVanished: somebody takes the finalizer off and deletes the Job at once.
-func TestRealVanished(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	job := p.submit("id", "sim/hang")
-	p.awaitTail("id", event.TypePodStarted)
-	p.strip(job)
-	last := p.awaitEnd("id")
-	if code, says := errorOf(last); last.Type != event.TypeJobException || code != jobstatus.OutcomeUnknown || says == "" {
-		t.Errorf("%s %s %q", last.Type, code, says)
-	}
-}
-
-func TestRealDeletion(t *testing.T) {
-	p := newPlant(t)
-	p.watch(quick())
-	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
-		id := string(policy)
-		job := p.submit(id, "sim/hang")
-		p.awaitTail(id, event.TypePodStarted)
-		if err := p.client.BatchV1().Jobs(p.namespace).Delete(t.Context(), job.Name, metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
-			t.Fatal(err)
-		}
-		if code, _ := errorOf(p.awaitEnd(id)); code != jobstatus.JobDeleted {
-			t.Errorf("%s: %s", policy, code)
-		}
-		p.awaitGone(job)
-	}
-}
-
 func (p *plant) awaitGone(job *batchv1.Job) {
 	p.t.Helper()
 	p.await("deletion of "+job.Name, func(ctx context.Context) (bool, error) {
@@ -450,5 +404,43 @@ func TestRealTwoWatchers(t *testing.T) {
 			t.Errorf("%s: %s as event %d", id, last.Type, last.Sequence)
 		}
 		p.awaitRelease(jobs[i])
+	}
+}
+
+// TestRealTerminationStuck: a Job's end is decided, and the Pod on a node without
+// a kubelet does not go: after its grace period and 5 minutes that is the end.
+func TestRealTerminationStuck(t *testing.T) {
+	p := newPlant(t)
+	n := newNode(p)
+	job, err := kubejob.Build(p.accept("id", func(r *jobsv1.JobRequested) { r.Job.ActiveDeadlineSeconds = 1 }), p.namespace, kubejob.Name("w", "id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Spec.Template.Spec.NodeName = n.name
+	if job, err = p.client.BatchV1().Jobs(p.namespace).Create(t.Context(), job, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitSight(job, func(s sight) bool { return s.is(batchv1.JobFailureTarget) && len(s.pods) == 1 })
+	var later atomic.Int64
+	w, _ := p.run(watcher.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	p.awaitCaches(w)
+	p.awaitLog("id", "0")
+	later.Store(int64(6 * time.Minute))
+	patch := []byte(`{"metadata":{"labels":{"looked":"at"}}}`)
+	if _, err := p.client.BatchV1().Jobs(p.namespace).Patch(t.Context(), job.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if code, says := errorOf(p.awaitEnd("id")); code != jobstatus.TerminationStuck || !strings.Contains(says, "on node "+n.name) {
+		t.Errorf("%s %q", code, says)
+	}
+	p.awaitRelease(job)
+	// The node's operator gives the Pod up, and the Job fails after its end.
+	pod := p.see(job).pods[0].Name
+	if err := p.client.CoreV1().Pods(p.namespace).Delete(t.Context(), pod, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitSight(job, func(s sight) bool { return s.is(batchv1.JobFailed) && len(s.pods) == 0 })
+	if got := p.outline("id"); got != "0 99 TERMINATION_STUCK" {
+		t.Error(got)
 	}
 }

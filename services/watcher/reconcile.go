@@ -127,11 +127,11 @@ func (w *Watcher) refine(ctx context.Context, job *batchv1.Job, pods []*corev1.P
 		ns, err := w.client.CoreV1().Namespaces().Get(ctx, job.Namespace, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
-			e.NamespaceDeleted = true
+			e.NamespaceDeleted = w.options.Now()
 		case err != nil:
 			w.logger.Warn().Err(err).Str("namespace", job.Namespace).Str("job", job.Name).Msg("the namespace is not read: the cause stays general")
-		default:
-			e.NamespaceDeleted = ns.DeletionTimestamp != nil
+		case ns.DeletionTimestamp != nil:
+			e.NamespaceDeleted = ns.DeletionTimestamp.Time
 		}
 	default:
 		return d
