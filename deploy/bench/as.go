@@ -8,6 +8,7 @@ import (
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/jobrelay"
 	"github.com/jobrelay/jobrelay/services/launcher"
+	"github.com/jobrelay/jobrelay/services/notifier"
 	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
@@ -21,7 +22,7 @@ const (
 
 // roles are the mains that this binary can be.
 var roles = map[string]func() int{
-	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "jobrelay": jobrelay.Main,
+	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "notifier": notifier.Main, "jobrelay": jobrelay.Main,
 	bareIntake: bareIntakeMain, bareCreation: bareCreationMain, bareWatch: bareWatchMain,
 }
 

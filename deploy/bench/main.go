@@ -21,7 +21,7 @@ import (
 )
 
 // rows are what can be measured, in the order of the table.
-var rows = []row{intake, intakeNear, idle, creation, creationWithPods, digest, heap, restart}
+var rows = []row{intake, intakeNear, idle, creation, creationWithPods, digest, digestProtobuf, digestPace, heap, restart, podStart}
 
 // stopMost bounds the end of everything after a signal: processes have 30 s, and
 // the control plane 25.

@@ -96,7 +96,7 @@ func TestWatchRows(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	l := testLab(t, 20)
 	l.kubeconfig = shared
-	for _, row := range []row{digest, heap, restart} {
+	for _, row := range []row{digest, digestProtobuf, digestPace, heap, restart, podStart} {
 		row.Once = true
 		m, err := row.measure(t.Context(), l, 1)
 		if err != nil {
@@ -136,7 +136,7 @@ func TestChosenRows(t *testing.T) {
 	for _, c := range []struct {
 		asked []string
 		want  int
-	}{{nil, 4}, {[]string{"b2", "B1idle"}, 2}, {[]string{"B99"}, 0}} {
+	}{{nil, 5}, {[]string{"b2", "B1idle"}, 2}, {[]string{"B99"}, 0}} {
 		chosen, err := (&cli{Rows: c.asked}).chosen()
 		if len(chosen) != c.want || (err != nil) != (c.want == 0) {
 			t.Errorf("%v: %d rows (%v)", c.asked, len(chosen), err)

@@ -69,6 +69,9 @@ func (w *Watcher) states(reg prometheus.Registerer) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "jobrelay_watcher_jobs", Help: "Jobs that are kept: those in the cluster, but for what is done with.",
 		}, func() float64 { return float64(w.view.size()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "jobrelay_watcher_changes_total", Help: "Changes of kept Jobs and their Pods that the watches have shown; one that no decision reads asks for no look.",
+		}, w.view.shown),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "jobrelay_watcher_waiting", Help: "Jobs that wait for a look.",
 		}, func() float64 { return float64(w.queue.Len()) }),

@@ -18,7 +18,8 @@ import (
 
 // record is a Job or a Pod as it is kept: what jobstatus.Trim leaves of it, in
 // protobuf, without what all have in common: some 200 bytes. What the view knows
-// besides, its UID and a Pod's Job, is left out.
+// besides, its UID, a Job's version and a Pod's Job, is left out: as long as
+// nothing changes that a decision reads, the record stays the same.
 type record []byte
 
 // encoded is what Jobs and Pods can do.
@@ -49,10 +50,10 @@ func (r record) into(o encoded) error {
 	return nil
 }
 
-func (r record) job(uid types.UID) (*batchv1.Job, error) {
+func (r record) job(uid types.UID, version string) (*batchv1.Job, error) {
 	job := &batchv1.Job{}
 	err := r.into(job)
-	job.UID = uid
+	job.UID, job.ResourceVersion = uid, version
 	return job, err
 }
 
@@ -71,7 +72,7 @@ var common = sync.OnceValue(func() *s2.Dict {
 	at := metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	job := &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: "job-00000000", Namespace: "default", ResourceVersion: "1000000", CreationTimestamp: at,
+			Name: "job-00000000", Namespace: "default", CreationTimestamp: at,
 			Labels:      map[string]string{kubejob.LabelApp: "service", kubejob.LabelKey: "", kubejob.LabelInstallation: "default"},
 			Annotations: map[string]string{kubejob.AnnotationID: "", kubejob.AnnotationHash: "", kubejob.AnnotationQueuedAt: "2026-01-01T00:00:00.000Z"},
 			Finalizers:  []string{kubejob.Finalizer},
@@ -80,7 +81,7 @@ var common = sync.OnceValue(func() *s2.Dict {
 		Status: batchv1.JobStatus{StartTime: &at, Active: 1},
 	}
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "job-00000000-00000", ResourceVersion: "1000000", CreationTimestamp: at},
+		ObjectMeta: metav1.ObjectMeta{Name: "job-00000000-00000", CreationTimestamp: at},
 		Spec:       corev1.PodSpec{NodeName: "node-1", TerminationGracePeriodSeconds: new(int64(30)), Containers: []corev1.Container{{Name: "service"}}},
 		Status: corev1.PodStatus{
 			Phase:      corev1.PodRunning,
@@ -106,6 +107,7 @@ type packed struct {
 	uid             types.UID
 	job             types.UID // of a Pod's Job; empty: it has none
 	namespace, name string
+	version         string // of a Job: what a change or a deletion of it expects
 	record          record
 }
 
@@ -122,12 +124,12 @@ func pack(obj any) (any, error) {
 	var err error
 	switch o := obj.(type) {
 	case *batchv1.Job:
-		p = &packed{uid: o.UID, namespace: o.Namespace, name: o.Name}
-		o.UID = ""
+		p = &packed{uid: o.UID, namespace: o.Namespace, name: o.Name, version: o.ResourceVersion}
+		o.UID, o.ResourceVersion = "", ""
 		p.record, err = newRecord(o)
 	case *corev1.Pod:
 		p = &packed{uid: o.UID, job: ownerOf(o), namespace: o.Namespace, name: o.Name}
-		o.UID, o.Namespace, o.OwnerReferences = "", "", nil
+		o.UID, o.ResourceVersion, o.Namespace, o.OwnerReferences = "", "", "", nil
 		p.record, err = newRecord(o)
 	default:
 		return obj, nil

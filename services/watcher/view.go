@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"sync"
@@ -32,12 +33,14 @@ type view struct {
 	mu       sync.Mutex
 	jobs     map[types.UID]*entry // by the Job's UID
 	vanished int                  // entries with that mark
+	changes  float64              // that the watches have shown of what is kept
 	listed   struct{ jobs, pods bool }
 }
 
 // entry is what is kept for a Job. Its Pods may be seen first.
 type entry struct {
 	job      record // nil: it was not seen
+	version  string // of the Job, as it was last seen
 	pods     []podRecord
 	log      *known // as it was last read or written; nil: it was not
 	vanished bool   // the Job is gone, and its log had no end
@@ -96,6 +99,13 @@ func (v *view) size() int {
 	return len(v.jobs)
 }
 
+// shown is how many changes the watches have shown.
+func (v *view) shown() float64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.changes
+}
+
 // all are the Jobs that are there.
 func (v *view) all() []types.UID {
 	v.mu.Lock()
@@ -118,10 +128,10 @@ func (v *view) seen(uid types.UID) (job *batchv1.Job, pods []*corev1.Pod, vanish
 		v.mu.Unlock()
 		return nil, nil, false, nil
 	}
-	record, podRecords := e.job, slices.Clone(e.pods)
+	record, version, podRecords := e.job, e.version, slices.Clone(e.pods)
 	vanished = e.vanished
 	v.mu.Unlock()
-	if job, err = record.job(uid); err != nil {
+	if job, err = record.job(uid, version); err != nil {
 		return nil, nil, false, err
 	}
 	for _, p := range podRecords {
@@ -192,11 +202,21 @@ func (v *view) entry(uid types.UID) *entry {
 	return e
 }
 
+// putJob keeps a Job as it is now. A change of what no decision reads, and most
+// that a kubelet and the Job controller write are such, asks for no look.
 func (v *view) putJob(p *packed) {
 	v.mu.Lock()
-	v.entry(p.uid).job = p.record
+	v.changes++
+	e := v.entry(p.uid)
+	e.version = p.version
+	same := bytes.Equal(e.job, p.record)
+	if !same {
+		e.job = p.record
+	}
 	v.mu.Unlock()
-	v.changed(p.uid)
+	if !same {
+		v.changed(p.uid)
+	}
 }
 
 // jobGone is when a Job went. Where its log has its end, that is all; else it is
@@ -204,6 +224,7 @@ func (v *view) putJob(p *packed) {
 func (v *view) jobGone(uid types.UID) {
 	active := v.active()
 	v.mu.Lock()
+	v.changes++
 	e := v.jobs[uid]
 	if e != nil && e.vanished {
 		v.mu.Unlock()
@@ -222,22 +243,28 @@ func (v *view) jobGone(uid types.UID) {
 	}
 }
 
+// putPod keeps a Pod as it is now, and asks for a look as putJob does.
 func (v *view) putPod(p *packed) {
 	v.mu.Lock()
+	v.changes++
 	e := v.entry(p.job)
-	if i := e.index(p.uid); i >= 0 {
-		e.pods[i].record = p.record
-	} else {
+	same := false
+	if i := e.index(p.uid); i < 0 {
 		e.pods = append(e.pods[:len(e.pods):len(e.pods)], podRecord{p.uid, p.record})
+	} else if same = bytes.Equal(e.pods[i].record, p.record); !same {
+		e.pods[i].record = p.record
 	}
 	v.mu.Unlock()
-	v.changed(p.job)
+	if !same {
+		v.changed(p.job)
+	}
 }
 
 // podGone is when a Pod went, as it was last seen. One that goes after its Job is
 // nobody's evidence.
 func (v *view) podGone(job types.UID, p *corev1.Pod) {
 	v.mu.Lock()
+	v.changes++
 	e := v.jobs[job]
 	there := e != nil && e.job != nil && !e.vanished
 	if e != nil {

@@ -72,7 +72,7 @@ func TestARecordIsWhatDecisionsRead(t *testing.T) {
 	wantJob, wantPod := job.DeepCopy(), aPod("66666666-7777-8888-9999-000000000000", job)
 	jobstatus.Trim(wantJob)
 	jobstatus.Trim(wantPod)
-	wantPod.OwnerReferences = nil
+	wantPod.OwnerReferences, wantPod.ResourceVersion = nil, ""
 	gotJob, pods, vanished, err := v.seen(job.UID)
 	if err != nil || vanished || len(pods) != 1 {
 		t.Fatal(pods, vanished, err)
@@ -156,5 +156,30 @@ func TestAnOrphanedPodIsNotItsJobsAnyMore(t *testing.T) {
 	do(t, podWatch{v}.Add(orphan.DeepCopy()))
 	if len(v.jobs) != 1 {
 		t.Error("a Pod of nobody is kept")
+	}
+}
+
+// TestOnlyWhatDecisionsReadAsksForALook: a kubelet's and the Job controller's other
+// writes move the version on, which what we write expects, and no more.
+func TestOnlyWhatDecisionsReadAsksForALook(t *testing.T) {
+	v, asked := looks()
+	job := aJob("uid")
+	do(t, jobWatch{v}.Add(aJob("uid")))
+	do(t, podWatch{v}.Add(aPod("pod", job)))
+	before := asked["uid"]
+	idle, ready := aPod("pod", job), aJob("uid")
+	idle.ResourceVersion, idle.Status.PodIP = "20000", "10.0.0.2"
+	ready.ResourceVersion, ready.Status.Ready = "20001", new(int32(0))
+	do(t, podWatch{v}.Update(idle))
+	do(t, jobWatch{v}.Update(ready))
+	if got, _, _, err := v.seen("uid"); err != nil || got.ResourceVersion != "20001" || asked["uid"] != before {
+		t.Errorf("version %s, %d looks more (%v)", got.ResourceVersion, asked["uid"]-before, err)
+	}
+	ended, failed := aPod("pod", job), aJob("uid")
+	ended.Status.Phase, failed.Status.Failed = corev1.PodFailed, 1
+	do(t, podWatch{v}.Update(ended))
+	do(t, jobWatch{v}.Update(failed))
+	if asked["uid"] != before+2 || v.shown() != 6 {
+		t.Errorf("%d looks more, %g changes", asked["uid"]-before, v.shown())
 	}
 }
