@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,6 +169,36 @@ func TestAppendGivesALogWithoutGaps(t *testing.T) {
 	}
 	if _, err := b.EventAt(t.Context(), 1000); !errors.Is(err, broker.ErrNotFound) {
 		t.Errorf("past the end: %v", err)
+	}
+}
+
+// Tails reads what Tail does, of as many logs as it may.
+func TestTailsAreThoseOfEachLog(t *testing.T) {
+	b := open(t, server(t))
+	logs := []broker.LogName{{Service: "none", Key: event.Key("none")}}
+	want := map[broker.LogName]broker.Tail{}
+	if got, err := b.Tails(t.Context(), logs); err != nil || len(got) != 0 {
+		t.Fatal(got, err)
+	}
+	for i := range broker.MostTails - 1 {
+		name := broker.LogName{Service: "a.service", Key: event.Key(strconv.Itoa(i))}
+		var tail broker.Tail
+		for _, data := range []proto.Message{&jobsv1.JobStarted{JobId: "uid"}, &jobsv1.PodStarted{JobId: "uid"}, &jobsv1.JobCompleted{JobId: "uid"}}[:1+i%3] {
+			var err error
+			if tail, err = b.Append(t.Context(), name.Service, tail, newEvent(t, name.Key, data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		logs, want[name] = append(logs, name), tail
+	}
+	got, err := b.Tails(t.Context(), logs)
+	if err != nil || len(got) != len(want) {
+		t.Fatal(len(got), err)
+	}
+	for name, w := range want {
+		if g := got[name]; g.Sequence != w.Sequence || g.Last.EventID() != w.Last.EventID() || g.Next() != w.Next() {
+			t.Errorf("%v: %+v, not %+v", name, g, w)
+		}
 	}
 }
 

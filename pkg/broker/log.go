@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -39,11 +40,62 @@ func (b *Broker) Tail(ctx context.Context, service, logKey string) (Tail, error)
 	if err != nil {
 		return Tail{}, err
 	}
+	return tailOf(m)
+}
+
+func tailOf(m *jetstream.RawStreamMsg) (Tail, error) {
 	e, err := event.Decode(m.Header, m.Data)
 	if err != nil {
 		return Tail{}, fmt.Errorf("%s: %w", m.Subject, err)
 	}
 	return Tail{Sequence: m.Sequence, Last: e}, nil
+}
+
+// LogName names a log.
+type LogName struct{ Service, Key string }
+
+// MostTails is how many logs Tails reads at once: the server gives the last message
+// of at most 1,024 subjects, and a log has three at the most.
+const MostTails = 256
+
+// Tails reads the ends of at most MostTails logs in one call; a log that is empty is
+// not in what it returns.
+func (b *Broker) Tails(ctx context.Context, logs []LogName) (map[LogName]Tail, error) {
+	filters := make([]string, 0, len(logs))
+	for _, l := range logs {
+		filters = append(filters, event.LogFilter(l.Service, l.Key))
+	}
+	out := make(map[LogName]Tail, len(logs))
+	if len(logs) == 0 {
+		return out, nil
+	}
+	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.js, StreamEvents, filters)
+	if err != nil {
+		return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
+	}
+	last := make(map[LogName]*jetstream.RawStreamMsg, len(logs))
+	for m, err := range messages { // one of each type of event
+		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
+		}
+		service, key, _, err := event.ParseSubject(m.Subject)
+		if err != nil {
+			return nil, err
+		}
+		name := LogName{service, key}
+		if before := last[name]; before == nil || before.Sequence < m.Sequence {
+			last[name] = m
+		}
+	}
+	for name, m := range last {
+		if out[name], err = tailOf(m); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // appendTries bounds the publishes of one append whose outcome stays unknown.

@@ -67,12 +67,17 @@ func ParseSubject(subject string) (service, logKey string, t Type, err error) {
 	return "", "", "", fmt.Errorf("event: %q is not a subject events.<service>.<log key>.<type>", subject)
 }
 
+var (
+	toToken   = strings.NewReplacer("%", "%25", ".", "%2E")
+	fromToken = strings.NewReplacer("%2E", ".", "%25", "%")
+)
+
 // ServiceToken keeps a service, a label value, one token of a subject.
 func ServiceToken(service string) string {
 	if service == "" {
 		return Unreadable
 	}
-	return strings.NewReplacer("%", "%25", ".", "%2E").Replace(service)
+	return toToken.Replace(service)
 }
 
 // ServiceName is ServiceToken's inverse.
@@ -80,5 +85,5 @@ func ServiceName(token string) string {
 	if token == Unreadable {
 		return ""
 	}
-	return strings.NewReplacer("%2E", ".", "%25", "%").Replace(token)
+	return fromToken.Replace(token)
 }

@@ -43,6 +43,18 @@ func (m *memory) Tail(_ context.Context, service, logKey string) (broker.Tail, e
 	return m.tail(service + "/" + logKey), nil
 }
 
+func (m *memory) Tails(_ context.Context, logs []broker.LogName) (map[broker.LogName]broker.Tail, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[broker.LogName]broker.Tail{}
+	for _, l := range logs {
+		if t := m.tail(l.Service + "/" + l.Key); !t.Empty() {
+			out[l] = t
+		}
+	}
+	return out, nil
+}
+
 func (m *memory) tail(log string) broker.Tail {
 	if len(m.logs[log]) == 0 {
 		return broker.Tail{}

@@ -6,14 +6,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/process"
 )
 
@@ -98,9 +103,48 @@ func (w *Watcher) lead(ctx context.Context, yes bool) {
 		}
 		return
 	}
-	for _, job := range w.view.all() {
-		w.enqueue(job)
+	go w.lookAtAll(ctx)
+}
+
+// lookAtAll asks for a look at each Job that is there. Their logs are read first,
+// many in a call.
+func (w *Watcher) lookAtAll(ctx context.Context) {
+	for jobs := range slices.Chunk(w.view.all(), broker.MostTails) {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := w.readLogs(ctx, jobs); err != nil {
+			w.logger.Debug().Err(err).Msg("logs are read one by one")
+		}
+		for _, job := range jobs {
+			w.enqueue(job)
+		}
 	}
+}
+
+// readLogs remembers the logs of Jobs as they end now. One that is not about its Job
+// is left to the look.
+func (w *Watcher) readLogs(ctx context.Context, jobs []types.UID) error {
+	names := make(map[types.UID]broker.LogName, len(jobs))
+	for _, uid := range jobs {
+		job, err := w.view.job(uid)
+		if err != nil || job == nil {
+			continue
+		}
+		if key := keyOf(job); key != "" {
+			names[uid] = broker.LogName{Service: job.Labels[kubejob.LabelApp], Key: key}
+		}
+	}
+	tails, err := w.log.Tails(ctx, slices.Collect(maps.Values(names)))
+	if err != nil {
+		return err
+	}
+	for uid, name := range names {
+		if k := knownOf(name.Service, tails[name]); k.sequence > 0 && k.log.JobID == uid {
+			w.view.remember(uid, k)
+		}
+	}
+	return nil
 }
 
 // Leader says who leads: this replica, or the one that it stands by for. An

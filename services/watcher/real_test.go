@@ -422,14 +422,12 @@ func TestRealTerminationStuck(t *testing.T) {
 	}
 	p.awaitSight(job, func(s sight) bool { return s.is(batchv1.JobFailureTarget) && len(s.pods) == 1 })
 	var later atomic.Int64
-	w, _ := p.run(watcher.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	w, _ := p.run(watcher.Options{
+		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }, Resync: time.Second,
+	})
 	p.awaitCaches(w)
 	p.awaitLog("id", "0")
 	later.Store(int64(6 * time.Minute))
-	patch := []byte(`{"metadata":{"labels":{"looked":"at"}}}`)
-	if _, err := p.client.BatchV1().Jobs(p.namespace).Patch(t.Context(), job.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	if code, says := errorOf(p.awaitEnd("id")); code != jobstatus.TerminationStuck || !strings.Contains(says, "on node "+n.name) {
 		t.Errorf("%s %q", code, says)
 	}

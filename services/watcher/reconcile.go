@@ -200,13 +200,10 @@ type subject struct {
 // nothing: the Job is ours where the log names its UID, else where the request
 // exists and describes it. The service too is the request's word.
 func (w *Watcher) subject(ctx context.Context, job *batchv1.Job) (subject, error) {
-	s := subject{key: job.Labels[kubejob.LabelKey], known: known{id: job.Annotations[kubejob.AnnotationID]}}
+	s := subject{key: keyOf(job), known: known{id: job.Annotations[kubejob.AnnotationID]}}
 	if s.key == "" {
-		if s.id == "" {
-			s.unknown = true
-			return s, nil
-		}
-		s.key = event.Key(s.id)
+		s.unknown = true
+		return s, nil
 	}
 	if k, ok := w.view.log(job.UID); ok {
 		s.known = k
@@ -223,6 +220,15 @@ func (w *Watcher) subject(ctx context.Context, job *batchv1.Job) (subject, error
 		w.view.remember(job.UID, s.known)
 	}
 	return s, nil
+}
+
+// keyOf is the key that a Job says to be of; empty: none.
+func keyOf(job *batchv1.Job) string {
+	key, id := job.Labels[kubejob.LabelKey], job.Annotations[kubejob.AnnotationID]
+	if key == "" && id != "" {
+		return event.Key(id)
+	}
+	return key
 }
 
 // read takes the end of the log of a service.

@@ -144,6 +144,19 @@ func (v *view) seen(uid types.UID) (job *batchv1.Job, pods []*corev1.Pod, vanish
 	return job, pods, vanished, nil
 }
 
+// job is a Job alone; nil: there is none.
+func (v *view) job(uid types.UID) (*batchv1.Job, error) {
+	v.mu.Lock()
+	e := v.jobs[uid]
+	if e == nil || e.job == nil {
+		v.mu.Unlock()
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	record, version := e.job, e.version
+	v.mu.Unlock()
+	return record.job(uid, version)
+}
+
 // log is what is known of a Job's log; false: nothing.
 func (v *view) log(uid types.UID) (known, bool) {
 	v.mu.Lock()

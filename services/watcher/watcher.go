@@ -34,6 +34,7 @@ import (
 // methods' contract is the broker's.
 type Log interface {
 	Tail(ctx context.Context, service, logKey string) (broker.Tail, error)
+	Tails(ctx context.Context, logs []broker.LogName) (map[broker.LogName]broker.Tail, error)
 	Append(ctx context.Context, service string, after broker.Tail, e event.Event) (broker.Tail, error)
 	Request(ctx context.Context, key string) (event.Event, error)
 }

@@ -382,7 +382,9 @@ func TestStartDeadlineEndsTheJob(t *testing.T) {
 		// The time goes on while it looks: the simulated API has no resource
 		// versions, so a look at a cache without the mark writes it anew.
 		b.clock.advance(time.Minute)
-		b.update(pod, corev1.PodPending, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}})
+		b.update(pod, corev1.PodPending, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
+			Reason: "ImagePullBackOff", Message: "not found at " + time.Now().String(), // a change asks for a look
+		}})
 		return b.get().DeletionTimestamp != nil
 	})
 	if b.log.types("svc", "id-1") != "started" {
