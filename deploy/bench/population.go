@@ -57,7 +57,7 @@ func (k *kube) populate(ctx context.Context, s *stage, installation string, n in
 }
 
 func (k *kube) job(ctx context.Context, r *jobsv1.JobRequested, installation string, active bool) (*batchv1.Job, error) {
-	job, err := kubejob.Build(r, installation, kubejob.Name(r.GetJob().GetPrefixName(), r.GetId()))
+	job, err := kubejob.Build(r, installation, kubejob.LongName(r.GetJob().GetPrefixName(), r.GetId())) // 100,000 short ones are not all different
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func TestConfig(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if c.Host != "https://127.0.0.1:1" || c.QPS != -1 || c.UserAgent != "jobrelay/launcher (v1)" || !strings.Contains(c.ContentType, "protobuf") {
+		if c.Host != "https://127.0.0.1:1" || c.QPS != -1 || c.UserAgent != "jobrelay/launcher (v1)" || !strings.Contains(c.ContentType, "protobuf") || !c.DisableCompression {
 			t.Errorf("%s: %s, QPS %g, %s, %s", name, c.Host, c.QPS, c.UserAgent, c.ContentType)
 		}
 	}
