@@ -261,6 +261,7 @@ type callback struct {
 	Status int    `json:"status"`
 	Detail struct {
 		JobName string `json:"jobName"`
+		PodName string `json:"podName"`
 		Error   struct {
 			ErrorCode string `json:"errorCode"`
 			Message   string `json:"message"`

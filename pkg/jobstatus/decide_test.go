@@ -164,6 +164,32 @@ func TestDecideOnce(t *testing.T) {
 	}
 }
 
+// TestBlind: an end is taken again with the Pods themselves where they have not told
+// all, or none is known.
+func TestBlind(t *testing.T) {
+	failed := aJob(jobFailed(6 * time.Second))
+	failed.Status.Failed = 1
+	for _, c := range []struct {
+		name string
+		job  *batchv1.Job
+		pods []*corev1.Pod
+		log  jobstatus.Log
+		want bool
+	}{
+		{"its Pod tells", failed, pods(aPod("a", exited(3, "Error", 5*time.Second))), hasRun, false},
+		{"its Pod seems to run", failed, pods(aPod("a", running)), hasRun, true},
+		{"its Pod is not known", failed, nil, hasStarted, true},
+		{"its Pod is not known any more", failed, nil, hasRun, true},
+		{"deleted, and its Pod is not known", aJob(deleted(6 * time.Second)), nil, hasStarted, true},
+		{"no end", aJob(), nil, hasStarted, false},
+	} {
+		o := jobstatus.Observe(c.job, c.pods, nil)
+		if got := jobstatus.Decide(o, c.log, nil, t0.Add(time.Minute), jobstatus.DefaultDeadlines()).Blind(o, c.log); got != c.want {
+			t.Errorf("%s: blind %v", c.name, got)
+		}
+	}
+}
+
 func TestNotConfirmedStopped(t *testing.T) {
 	job := aJob(annotated(kubejob.AnnotationStopReason, stopped), deleted(0, foreground))
 	d := jobstatus.Decide(jobstatus.Observe(job, pods(aPod("a", running)), nil), hasRun, nil, t0.Add(time.Hour), jobstatus.DefaultDeadlines())
