@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,20 +21,27 @@ type LedgerEntry struct {
 	Revision uint64 // 0: there is none yet
 }
 
-func ledgerSubject(logKey string) string { return "ledger.callback." + logKey }
+// ledgerSubject is where the ledger of a log stands, named by the log key, or that
+// of a replay, named <log key>.<run>.
+func ledgerSubject(name string) string {
+	if strings.Contains(name, ".") {
+		return "ledger.replay." + name
+	}
+	return "ledger.callback." + name
+}
 
-// Ledger reads the ledger of a log; one that is missing is empty.
-func (b *Broker) Ledger(ctx context.Context, logKey string) (LedgerEntry, error) {
+// Ledger reads a ledger by its name (delivery.Wakeup); one that is missing is empty.
+func (b *Broker) Ledger(ctx context.Context, name string) (LedgerEntry, error) {
 	var out LedgerEntry
 	var err error
-	out.Revision, err = b.readJSON(ctx, StreamLedger, ledgerSubject(logKey), &out.Ledger)
+	out.Revision, err = b.readJSON(ctx, StreamLedger, ledgerSubject(name), &out.Ledger)
 	return out, err
 }
 
 // SwapLedger replaces old by l. ErrConflict means that old is not the last
 // any more. After any other error it may or may not be replaced.
-func (b *Broker) SwapLedger(ctx context.Context, logKey string, old LedgerEntry, l delivery.Ledger) (LedgerEntry, error) {
-	revision, err := b.swapJSON(ctx, ledgerSubject(logKey), old.Revision, l)
+func (b *Broker) SwapLedger(ctx context.Context, name string, old LedgerEntry, l delivery.Ledger) (LedgerEntry, error) {
+	revision, err := b.swapJSON(ctx, ledgerSubject(name), old.Revision, l)
 	if err != nil {
 		return old, err
 	}

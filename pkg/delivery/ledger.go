@@ -5,6 +5,7 @@ package delivery
 
 import (
 	"maps"
+	"strconv"
 	"time"
 )
 
@@ -33,7 +34,7 @@ type Done struct {
 	// Code is the HTTP status of the last attempt; 0 without an answer.
 	Code int `json:"code,omitempty"`
 	// Reason is empty for a delivered callback, else why there was none:
-	// ReasonNotWanted, ReasonSuperseded, ReasonRefused.
+	// one of the Reasons.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -45,6 +46,7 @@ const (
 	ReasonExhausted  = "exhausted"       // class A, attempts or time spent
 	ReasonGone       = "gone"            // class C
 	ReasonNoSpace    = "no attempt left" // MaxAttempts over all classes
+	ReasonReplayed   = "replayed"        // of a letter: another replay has delivered it, or it is past its retention
 )
 
 // GaveUp says why the rest of a log is not delivered.
@@ -71,7 +73,20 @@ type Wakeup struct {
 	N        int       `json:"n"`
 	First    time.Time `json:"first"` // when it first became due
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// Run is the replay that the token is of; nil: the log's own delivery.
+	Run *Run `json:"run,omitempty"`
 }
+
+// Ledger names the ledger that the token goes by: <log key>, or <log key>.<run>.
+func (w Wakeup) Ledger() string {
+	if w.Run == nil {
+		return w.Key
+	}
+	return w.Key + "." + w.Run.ID
+}
+
+// Token names the token among those that are parked: <ledger>.<n>.
+func (w Wakeup) Token() string { return w.Ledger() + "." + strconv.Itoa(w.N) }
 
 // Surrendered is the ledger after the token of event n, at the stream sequence,
 // was left with it.

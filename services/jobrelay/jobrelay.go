@@ -43,6 +43,8 @@ type cli struct {
 
 	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
+	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"The callbacks that were given up: list, show, replay."`
+
 	Pause  pauseCommand  `cmd:"" help:"Keep a service's requests from becoming Jobs, until it is resumed."`
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`

@@ -153,6 +153,8 @@ func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlig
 type metrics struct {
 	attempts  *prometheus.CounterVec
 	callbacks *prometheus.CounterVec
+	letters   *prometheus.CounterVec
+	replays   *prometheus.CounterVec
 	inFlight  prometheus.Gauge
 }
 
@@ -164,10 +166,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_notifier_callbacks_total", Help: "Callbacks by how they ended: delivered, or the reason why not.",
 		}, []string{"end"}),
+		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_notifier_dead_letters_total", Help: "Dead letters stored, by the reason; those of a replay that failed again too.",
+		}, []string{"reason"}),
+		replays: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobrelay_notifier_replays_total", Help: "Dead letters replayed, by how that ended: delivered, or the reason why not.",
+		}, []string{"end"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jobrelay_notifier_in_flight", Help: "Attempts under way.",
 		}),
 	}
-	reg.MustRegister(m.attempts, m.callbacks, m.inFlight)
+	reg.MustRegister(m.attempts, m.callbacks, m.letters, m.replays, m.inFlight)
 	return m
 }

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
@@ -37,12 +35,13 @@ const (
 	linkPoll = 50 * time.Millisecond
 )
 
-// token is the duty to see one event of a log delivered.
+// token is the duty to see one event of a log delivered, or a letter of a replay.
 type token struct {
 	event  broker.Stored
 	wakeup delivery.Wakeup // what was tried so far
 	target target
 	ledger broker.LedgerEntry
+	letter *delivery.Letter // of a replay: what is delivered instead of an event
 }
 
 // appended handles a message of EVENTS.
@@ -52,6 +51,9 @@ func (n *notifier) appended(ctx context.Context, m broker.Message) error {
 		return broker.Permanent(err)
 	}
 	t := &token{event: e, wakeup: fresh(e)}
+	if t.target, err = n.target(ctx, e); err != nil {
+		return err
+	}
 	// Nothing but a surrender can be recorded of a first event that is handed
 	// out for the first time: no read, the compare-and-set will tell. The count
 	// of deliveries is believed of a new event only: a server that was killed
@@ -70,7 +72,7 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 	if err := json.Unmarshal(m.Data, &w); err != nil {
 		return broker.Permanent(fmt.Errorf("wake-up: %w", err))
 	}
-	e, err := n.broker.EventAt(ctx, w.Sequence)
+	t, err := n.open(ctx, w)
 	if errors.Is(err, broker.ErrNotFound) && !w.First.IsZero() && n.now().Sub(w.First) > believed {
 		n.log.Warn().Str("log", w.Key).Int("n", w.N).Msg("the event is past its retention, its callback ends")
 		return nil
@@ -78,7 +80,21 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return err
 	}
-	return n.run(ctx, &token{event: e, wakeup: w}, false)
+	return n.run(ctx, t, false)
+}
+
+// open is the token of a wake-up, or of what was left with a ledger.
+func (n *notifier) open(ctx context.Context, w delivery.Wakeup) (*token, error) {
+	if w.Run != nil {
+		return n.openLetter(ctx, w)
+	}
+	e, err := n.broker.EventAt(ctx, w.Sequence)
+	if err != nil {
+		return nil, err
+	}
+	t := &token{event: e, wakeup: w}
+	t.target, err = n.target(ctx, e)
+	return t, err
 }
 
 func fresh(e broker.Stored) delivery.Wakeup {
@@ -88,15 +104,12 @@ func fresh(e broker.Stored) delivery.Wakeup {
 // run brings a token to where it may be acknowledged: its event is done, or the
 // token is in another durable place.
 func (n *notifier) run(ctx context.Context, t *token, first bool) error {
-	var err error
-	if t.target, err = n.target(ctx, t.event); err != nil {
-		return err
-	}
 	if t.target.none {
 		return nil
 	}
 	if !first {
-		if t.ledger, err = n.load(ctx, t.event.LogKey); err != nil {
+		var err error
+		if t.ledger, err = n.load(ctx, t.wakeup); err != nil {
 			return err
 		}
 	}
@@ -126,11 +139,14 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 
 // inherit goes on with the next event, whose token was left with the ledger.
 func (n *notifier) inherit(ctx context.Context, t *token) error {
-	e, err := n.broker.EventAt(ctx, t.ledger.Wait[t.ledger.Next])
+	next, err := n.open(ctx, delivery.Wakeup{
+		Key: t.wakeup.Key, N: t.ledger.Next, Sequence: t.ledger.Wait[t.ledger.Next], Run: t.wakeup.Run,
+	})
 	if err != nil {
 		return err
 	}
-	t.event, t.wakeup = e, fresh(e)
+	next.ledger = t.ledger
+	*t = *next
 	return nil
 }
 
@@ -152,6 +168,13 @@ func (n *notifier) surrender(ctx context.Context, t *token) (left bool, err erro
 // the ledger on; what comes before its turn ends by itself.
 func (n *notifier) abandon(ctx context.Context, t *token) (last bool, err error) {
 	reason := t.ledger.GaveUp.Reason
+	if unneeded, err := n.unneeded(ctx, t); err != nil {
+		return false, err
+	} else if unneeded != "" {
+		reason = unneeded
+	} else if err := n.bury(ctx, t, reason); err != nil {
+		return false, err
+	}
 	if t.wakeup.N > t.ledger.Next {
 		n.ended(t, zerolog.WarnLevel, reason)
 		return true, nil
@@ -182,12 +205,21 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 	last := delivery.Done{Attempts: t.wakeup.Attempts, Code: out.Code}
 	switch d := n.policy.Decide(t.wakeup.Attempts, t.wakeup.First, out.RetryAfter, n.now()); d.Verdict {
 	case delivery.Done2xx:
+		if err := n.replayed(ctx, t); err != nil {
+			return err
+		}
 		return n.finish(ctx, t, last, zerolog.InfoLevel)
 	case delivery.GiveUpOne:
 		last.Reason = d.Reason
+		if err := n.bury(ctx, t, d.Reason); err != nil {
+			return err
+		}
 		return n.finish(ctx, t, last, zerolog.WarnLevel)
 	case delivery.GiveUpWhole:
 		last.Reason, last.At = d.Reason, n.now().UTC()
+		if err := n.bury(ctx, t, d.Reason); err != nil {
+			return err
+		}
 		if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Abandoned(t.wakeup.N, last) }); err != nil {
 			return err
 		}
@@ -203,6 +235,9 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 
 // unneeded is the reason why the callback ends without a POST, or empty.
 func (n *notifier) unneeded(ctx context.Context, t *token) (string, error) {
+	if t.letter != nil && t.letter.Replayed != nil {
+		return delivery.ReasonReplayed, nil
+	}
 	if !t.target.wants(t.event.Type.Status()) {
 		return delivery.ReasonNotWanted, nil
 	}
@@ -219,7 +254,7 @@ func (n *notifier) unneeded(ctx context.Context, t *token) (string, error) {
 // attempt takes a slot and posts. A token that gets no slot is parked, which
 // spends no attempt.
 func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, error) {
-	body, err := callback.Body(t.event.Event)
+	body, err := t.body()
 	if err != nil {
 		return webhook.Outcome{}, broker.Permanent(err)
 	}
@@ -244,7 +279,7 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 	}
 	n.metrics.inFlight.Inc()
 	out := n.client.Post(ctx, webhook.Callback{
-		URL: t.target.url, Body: body, ID: callback.ID(t.event.LogKey, t.wakeup.N), Trace: t.event.Trace,
+		URL: t.target.url, Body: body, ID: t.webhookID(), Trace: t.event.Trace,
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
 	n.metrics.inFlight.Dec()
@@ -273,13 +308,23 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 		if done {
 			return nil
 		}
-		for err != nil {
-			n.line(t, zerolog.WarnLevel).Err(err).Msg("what came of a callback is not recorded yet, trying again")
-			if waited := process.Sleep(ctx, recordRetry); waited != nil {
-				return errors.Join(err, waited)
+		if err != nil {
+			if err := n.insist(ctx, t, err, func() error { return n.reload(ctx, t) }); err != nil {
+				return err
 			}
-			err = n.reload(ctx, t)
 		}
+	}
+	return nil
+}
+
+// insist does what failed with err until it succeeds, or ctx ends.
+func (n *notifier) insist(ctx context.Context, t *token, err error, do func() error) error {
+	for err != nil {
+		n.line(t, zerolog.WarnLevel).Err(err).Msg("what came of a callback is not recorded yet, trying again")
+		if waited := process.Sleep(ctx, recordRetry); waited != nil {
+			return errors.Join(err, waited)
+		}
+		err = do()
 	}
 	return nil
 }
@@ -287,7 +332,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 // swap replaces the ledger. Where somebody else was faster, it is false and
 // the token has the ledger as it is now.
 func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
-	entry, err := n.broker.SwapLedger(ctx, t.event.LogKey, t.ledger, l)
+	entry, err := n.broker.SwapLedger(ctx, t.wakeup.Ledger(), t.ledger, l)
 	if errors.Is(err, broker.ErrConflict) {
 		had := t.ledger.Revision
 		if err := n.reload(ctx, t); err != nil {
@@ -302,25 +347,34 @@ func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool,
 		return false, err
 	}
 	t.ledger = entry
-	n.ledgers.Add(t.event.LogKey, entry)
+	n.ledgers.Add(t.wakeup.Ledger(), entry)
 	return true, nil
 }
 
 // load takes the ledger from the cache where it is there: Next only grows, and
 // whatever acknowledges goes through a compare-and-set.
-func (n *notifier) load(ctx context.Context, logKey string) (broker.LedgerEntry, error) {
-	if entry, ok := n.ledgers.Get(logKey); ok {
+func (n *notifier) load(ctx context.Context, w delivery.Wakeup) (broker.LedgerEntry, error) {
+	if entry, ok := n.ledgers.Get(w.Ledger()); ok {
 		return entry, nil
 	}
-	return n.broker.Ledger(ctx, logKey)
+	return n.read(ctx, w)
 }
 
 func (n *notifier) reload(ctx context.Context, t *token) error {
-	entry, err := n.broker.Ledger(ctx, t.event.LogKey)
+	entry, err := n.read(ctx, t.wakeup)
 	if err == nil {
 		t.ledger = entry
 	}
 	return err
+}
+
+// read is the ledger as it is recorded, or as it begins.
+func (n *notifier) read(ctx context.Context, w delivery.Wakeup) (broker.LedgerEntry, error) {
+	entry, err := n.broker.Ledger(ctx, w.Ledger())
+	if err == nil && entry.Revision == 0 && w.Run != nil {
+		entry.Ledger = w.Run.Ledger()
+	}
+	return entry, err
 }
 
 // park leaves the token with a schedule of its own.
@@ -330,7 +384,7 @@ func (n *notifier) park(t *token, d time.Duration, cause error) error {
 		return err
 	}
 	return broker.RetryAfter(d, broker.Wakeup{
-		Purpose: broker.PurposeCallback, Token: t.event.LogKey + "." + strconv.Itoa(t.wakeup.N), Payload: payload,
+		Purpose: broker.PurposeCallback, Token: t.wakeup.Token(), Payload: payload,
 	}, cause)
 }
 
@@ -340,12 +394,20 @@ func (n *notifier) ended(t *token, level zerolog.Level, reason string) {
 	if end == "" {
 		end = string(delivery.Delivered)
 	}
-	n.metrics.callbacks.WithLabelValues(end).Inc()
+	if t.letter == nil {
+		n.metrics.callbacks.WithLabelValues(end).Inc()
+	} else {
+		n.metrics.replays.WithLabelValues(end).Inc()
+	}
 	n.line(t, level).Int("attempts", len(t.wakeup.Attempts)).Str("end", end).Msg("callback ended")
 }
 
 func (n *notifier) line(t *token, level zerolog.Level) *zerolog.Event {
-	return n.log.WithLevel(level).Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
+	line := n.log.WithLevel(level)
+	if t.wakeup.Run != nil {
+		line.Str("run", t.wakeup.Run.ID)
+	}
+	return line.Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
 		Int("status", t.event.Type.Status()).Str("endpoint", t.target.endpoint)
 }
 
