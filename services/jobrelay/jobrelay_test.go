@@ -18,11 +18,16 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rs/zerolog"
 
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/callback"
+	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
+	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/webhook"
 	"github.com/jobrelay/jobrelay/services/ingest"
 )
 
@@ -37,7 +42,7 @@ func TestCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep,
+			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp,
 		},
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
@@ -251,4 +256,22 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no log key")
 	}
 	ts.Setenv(args[0], found[1])
+}
+
+// giveUp stores dead letters as a notifier does: of an id, its service, the address
+// and the statuses.
+func giveUp(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := broker.OpenAdmin(context.Background(), ts.Getenv("NATS"), zerolog.Nop())
+	ts.Check(err)
+	defer b.Close()
+	key, now := event.Key(args[0]), time.Now()
+	for n, status := range args[3:] {
+		s, err := strconv.Atoi(status)
+		ts.Check(err)
+		ts.Check(b.PutLetter(context.Background(), delivery.Letter{
+			LogKey: key, N: n, ID: args[0], Service: args[1], Status: s, URL: args[2], Endpoint: webhook.Endpoint(args[2]), WebhookID: callback.ID(key, n),
+			Body: fmt.Appendf(nil, `{"id":%q,"status":%d}`, args[0], s), Reason: delivery.ReasonExhausted, At: now.UTC(),
+			Attempts: []delivery.Attempt{{At: now.UTC(), Class: delivery.Unwell, Code: 503, Milliseconds: 12}},
+		}))
+	}
 }
