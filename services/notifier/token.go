@@ -16,6 +16,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
@@ -78,6 +79,7 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("woken")
 	return n.run(ctx, &token{event: e, wakeup: w}, false)
 }
 
@@ -126,10 +128,12 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 
 // inherit goes on with the next event, whose token was left with the ledger.
 func (n *notifier) inherit(ctx context.Context, t *token) error {
+	failpoint.Here("inheriting")
 	e, err := n.broker.EventAt(ctx, t.ledger.Wait[t.ledger.Next])
 	if err != nil {
 		return err
 	}
+	failpoint.Here("inherited")
 	t.event, t.wakeup = e, fresh(e)
 	return nil
 }
@@ -145,7 +149,10 @@ func (n *notifier) surrender(ctx context.Context, t *token) (left bool, err erro
 		_, there = t.ledger.Wait[t.wakeup.N]
 		return there && t.ledger.Next == next, nil
 	}
-	return n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
+	failpoint.Here("surrendering")
+	left, err = n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
+	failpoint.Here("surrendered")
+	return left, err
 }
 
 // abandon ends the callback of a log that was given up. Only the head moves
@@ -191,6 +198,7 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 		if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Abandoned(t.wakeup.N, last) }); err != nil {
 			return err
 		}
+		failpoint.Here("gave-up")
 		n.ended(t, zerolog.WarnLevel, d.Reason)
 		return nil
 	default:
@@ -243,10 +251,12 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 		}
 	}
 	n.metrics.inFlight.Inc()
+	failpoint.Here("posting")
 	out := n.client.Post(ctx, webhook.Callback{
 		URL: t.target.url, Body: body, ID: callback.ID(t.event.LogKey, t.wakeup.N), Trace: t.event.Trace,
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
+	failpoint.Here("posted")
 	n.metrics.inFlight.Dec()
 	<-n.slots
 	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
@@ -271,6 +281,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 	for t.ledger.Next <= t.wakeup.N {
 		done, err := n.swap(ctx, t, change(t.ledger.Ledger))
 		if done {
+			failpoint.Here("recorded")
 			return nil
 		}
 		for err != nil {
@@ -289,6 +300,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
 	entry, err := n.broker.SwapLedger(ctx, t.event.LogKey, t.ledger, l)
 	if errors.Is(err, broker.ErrConflict) {
+		failpoint.Here("conflict")
 		had := t.ledger.Revision
 		if err := n.reload(ctx, t); err != nil {
 			return false, err
