@@ -3,4 +3,4 @@
 package failpoint
 
 // Here does nothing: this binary was built without the tag failpoint.
-func Here(string) {}
+func Here(Point) {}

@@ -5,6 +5,7 @@ package failpoint
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,36 +27,36 @@ var (
 	passes atomic.Int64
 )
 
-type point struct {
-	name   string
+type action struct {
+	at     Point
 	signal syscall.Signal
-	pass   int64 // 0: never
+	pass   int64
 }
 
-func parse(s string) point {
+func parse(s string) action {
 	if s == "" {
-		return point{}
+		return action{}
 	}
 	name, rest, _ := strings.Cut(s, "=")
-	action, nth, counted := strings.Cut(rest, ",")
+	verb, nth, counted := strings.Cut(rest, ",")
 	signals := map[string]syscall.Signal{"kill": syscall.SIGKILL, "pause": syscall.SIGSTOP}
 	pass, err := int64(1), error(nil)
 	if counted {
 		pass, err = strconv.ParseInt(nth, 10, 64)
 	}
-	if signals[action] == 0 || name == "" || err != nil || pass < 1 {
-		panic(fmt.Sprintf("%s=%q: write NAME=kill, NAME=pause or NAME=kill,3", Env, s))
+	if signals[verb] == 0 || !slices.Contains(All(), Point(name)) || err != nil || pass < 1 {
+		panic(fmt.Sprintf("%s=%q: write NAME=kill, NAME=pause or NAME=kill,3, NAME one of %v", Env, s, All()))
 	}
-	return point{name, signals[action], pass}
+	return action{Point(name), signals[verb], pass}
 }
 
 // Here ends or stops the process where the failpoint is armed: by SIGKILL, or
 // by SIGSTOP until somebody continues it.
-func Here(name string) {
-	if name != armed.name || passes.Add(1) != armed.pass {
+func Here(p Point) {
+	if p != armed.at || passes.Add(1) != armed.pass {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "failpoint %s: %s\n", name, armed.signal)
+	fmt.Fprintf(os.Stderr, "failpoint %s: %s\n", p, armed.signal)
 	if err := syscall.Kill(os.Getpid(), armed.signal); err != nil {
 		panic(err)
 	}

@@ -79,7 +79,7 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return err
 	}
-	failpoint.Here("woken")
+	failpoint.Here(failpoint.Woken)
 	return n.run(ctx, &token{event: e, wakeup: w}, false)
 }
 
@@ -115,7 +115,7 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 				return err
 			}
 		case delivery.Abandon:
-			if last, err := n.abandon(ctx, t); last || err != nil {
+			if err := n.abandon(ctx, t); err != nil {
 				return err
 			}
 		case delivery.Deliver:
@@ -128,12 +128,12 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 
 // inherit goes on with the next event, whose token was left with the ledger.
 func (n *notifier) inherit(ctx context.Context, t *token) error {
-	failpoint.Here("inheriting")
+	failpoint.Here(failpoint.Inheriting)
 	e, err := n.broker.EventAt(ctx, t.ledger.Wait[t.ledger.Next])
 	if err != nil {
 		return err
 	}
-	failpoint.Here("inherited")
+	failpoint.Here(failpoint.Inherited)
 	t.event, t.wakeup = e, fresh(e)
 	return nil
 }
@@ -149,27 +149,22 @@ func (n *notifier) surrender(ctx context.Context, t *token) (left bool, err erro
 		_, there = t.ledger.Wait[t.wakeup.N]
 		return there && t.ledger.Next == next, nil
 	}
-	failpoint.Here("surrendering")
+	failpoint.Here(failpoint.Surrendering)
 	left, err = n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
-	failpoint.Here("surrendered")
+	failpoint.Here(failpoint.Surrendered)
 	return left, err
 }
 
-// abandon ends the callback of a log that was given up. Only the head moves
-// the ledger on; what comes before its turn ends by itself.
-func (n *notifier) abandon(ctx context.Context, t *token) (last bool, err error) {
+// abandon ends the callback at the head of a log that was given up.
+func (n *notifier) abandon(ctx context.Context, t *token) error {
 	reason := t.ledger.GaveUp.Reason
-	if t.wakeup.N > t.ledger.Next {
-		n.ended(t, zerolog.WarnLevel, reason)
-		return true, nil
-	}
 	if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger {
 		return l.Advanced(t.wakeup.N, delivery.Done{At: n.now().UTC(), Reason: reason})
 	}); err != nil {
-		return false, err
+		return err
 	}
 	n.ended(t, zerolog.WarnLevel, reason)
-	return false, nil
+	return nil
 }
 
 // deliver makes one attempt at the head of the log and records what came of it.
@@ -198,7 +193,7 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 		if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Abandoned(t.wakeup.N, last) }); err != nil {
 			return err
 		}
-		failpoint.Here("gave-up")
+		failpoint.Here(failpoint.GaveUp)
 		n.ended(t, zerolog.WarnLevel, d.Reason)
 		return nil
 	default:
@@ -251,12 +246,12 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 		}
 	}
 	n.metrics.inFlight.Inc()
-	failpoint.Here("posting")
+	failpoint.Here(failpoint.Posting)
 	out := n.client.Post(ctx, webhook.Callback{
 		URL: t.target.url, Body: body, ID: callback.ID(t.event.LogKey, t.wakeup.N), Trace: t.event.Trace,
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
-	failpoint.Here("posted")
+	failpoint.Here(failpoint.Posted)
 	n.metrics.inFlight.Dec()
 	<-n.slots
 	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
@@ -281,7 +276,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 	for t.ledger.Next <= t.wakeup.N {
 		done, err := n.swap(ctx, t, change(t.ledger.Ledger))
 		if done {
-			failpoint.Here("recorded")
+			failpoint.Here(failpoint.Recorded)
 			return nil
 		}
 		for err != nil {
@@ -300,7 +295,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
 	entry, err := n.broker.SwapLedger(ctx, t.event.LogKey, t.ledger, l)
 	if errors.Is(err, broker.ErrConflict) {
-		failpoint.Here("conflict")
+		failpoint.Here(failpoint.Conflict)
 		had := t.ledger.Revision
 		if err := n.reload(ctx, t); err != nil {
 			return false, err
