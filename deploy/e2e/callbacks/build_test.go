@@ -1,4 +1,4 @@
-//go:build e2e || mutants
+//go:build e2e
 
 package callbacks
 

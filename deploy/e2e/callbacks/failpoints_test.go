@@ -9,15 +9,9 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
-)
 
-// failpoints are those of the notifier; pkg/failpoint's test holds the list
-// against the source.
-var failpoints = strings.Fields(`
-	posting posted recorded conflict
-	surrendering surrendered inheriting inherited
-	scheduling scheduled woken
-	gave-up acking acked`)
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
+)
 
 // atOnce is how many scenes run side by side: they mostly wait for AckWait.
 const atOnce = 6
@@ -30,25 +24,26 @@ func TestKilledAtEachFailpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := make([]string, 2*len(failpoints))
+	points := failpoint.All()
+	rows := make([]string, 2*len(points))
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i := range rows {
-		failpoint, replicas := failpoints[i/2], 2+i%2
+		point, replicas := points[i/2], 2+i%2
 		group.Go(func() error {
-			name := fmt.Sprintf("%s with %d replicas", failpoint, replicas)
-			out, err := killedAt(failpoint, replicas)(t.Context(), filepath.Join(dir, fmt.Sprint(i)), binary)
+			name := fmt.Sprintf("%s with %d replicas", point, replicas)
+			out, err := killedAt(point, replicas)(t.Context(), filepath.Join(dir, fmt.Sprint(i)), binary)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				return nil
 			}
-			for _, v := range out.violations {
-				t.Errorf("%s: %s", name, v)
+			if len(out.violations) > 0 {
+				t.Errorf("%s: %s\n%s", name, strings.Join(out.violations, "\n"), out.logs)
 			}
 			if out.deaths != replicas-1 {
 				t.Errorf("%s: %d died", name, out.deaths)
 			}
-			rows[i] = fmt.Sprintf("%s\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f s", failpoint, replicas, out.deaths, out.jobs, out.delivered, out.attempts, out.repeats, out.took.Seconds())
+			rows[i] = fmt.Sprintf("%s\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f s", point, replicas, out.deaths, out.jobs, out.delivered, out.attempts, out.repeats, out.took.Seconds())
 			return nil
 		})
 	}

@@ -1,9 +1,11 @@
-//go:build e2e || mutants
+//go:build e2e
 
 package callbacks
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -58,19 +60,23 @@ const slowAnswer = 500 * time.Millisecond
 type job struct {
 	id, key string
 	kind    kind
+	number  int
 }
 
 func newJob(k kind, n int) *job {
 	id := fmt.Sprintf("%s %d", k, n)
-	return &job{id: id, key: event.Key(id), kind: k}
+	return &job{id: id, key: event.Key(id), kind: k, number: n}
 }
+
+// endpoints are how many the jobs are spread over: what one of them is refused
+// for a while, its neighbours go on with.
+const endpoints = 20
 
 // receiver answers by the kind of the job, and sees at once what comes out of
 // order or changed.
 type receiver struct {
-	*hookd.Server
-
-	chance func() hookd.Answer // of the kind chancy
+	endpoints []*hookd.Server
+	chance    func() hookd.Answer // of the kind chancy
 
 	mu         sync.Mutex
 	jobs       map[string]*heard // by id
@@ -87,10 +93,26 @@ type heard struct {
 
 func newReceiver() (*receiver, error) {
 	r := &receiver{jobs: map[string]*heard{}}
-	var err error
-	r.Server, err = hookd.Start(hookd.Config{Answer: r.answer})
-	return r, err
+	for range endpoints {
+		s, err := hookd.Start(hookd.Config{Answer: r.answer})
+		if err != nil {
+			return nil, errors.Join(err, r.stop(context.Background()))
+		}
+		r.endpoints = append(r.endpoints, s)
+	}
+	return r, nil
 }
+
+func (r *receiver) stop(ctx context.Context) error {
+	var failed []error
+	for _, s := range r.endpoints {
+		failed = append(failed, s.Stop(ctx))
+	}
+	return errors.Join(failed...)
+}
+
+// address is where a job's callbacks go.
+func (r *receiver) address(j *job) string { return r.endpoints[j.number%endpoints].URL() + "/hook" }
 
 func (r *receiver) answer(c hookd.Call) hookd.Answer {
 	var body struct {
@@ -239,4 +261,3 @@ func (r *receiver) check(jobs []*job) []string {
 	}
 	return out
 }
-

@@ -1,4 +1,4 @@
-//go:build e2e || mutants
+//go:build e2e
 
 package callbacks
 
@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 )
 
 const (
@@ -37,6 +39,7 @@ type outcome struct {
 	attempts, delivered, repeats int
 	took                         time.Duration
 	violations                   []string
+	logs                         string // of the notifiers, where there are violations
 }
 
 // scene runs a notifier binary through something and tells what came of it; an
@@ -45,15 +48,15 @@ type scene func(ctx context.Context, dir, binary string) (outcome, error)
 
 // killedAt has n replicas, all but one armed with a failpoint at which they are
 // killed once; each starts again without it. Jobs of every kind come until all
-// have died there. An empty failpoint: nobody dies.
-func killedAt(failpoint string, n int) scene {
+// have died there. An empty point: nobody dies.
+func killedAt(point failpoint.Point, n int) scene {
 	return func(ctx context.Context, dir, binary string) (outcome, error) {
 		return play(ctx, dir, binary, retries(300*time.Millisecond), func(s *stack) (deaths int, err error) {
 			var armed []*replica
 			for i := range n {
 				var env []string
-				if failpoint != "" && i < n-1 {
-					env = append(env, "JOBRELAY_FAILPOINT="+failpoint+"=kill")
+				if point != "" && i < n-1 {
+					env = append(env, armedWith(point, "kill"))
 				}
 				r, err := s.notifier(ctx, env...)
 				if err != nil {
@@ -73,7 +76,7 @@ func killedAt(failpoint string, n int) scene {
 						if r.Running() {
 							return false
 						}
-						if !r.at(failpoint) {
+						if !r.at(point) {
 							failed = fmt.Errorf("%s ended elsewhere", r.Name)
 						}
 						deaths++
@@ -89,7 +92,7 @@ func killedAt(failpoint string, n int) scene {
 					return deaths, nil
 				}
 			}
-			return deaths, fmt.Errorf("%d replicas never came to %s", len(armed), failpoint)
+			return deaths, fmt.Errorf("%d replicas never came to %s", len(armed), point)
 		})
 	}
 }
@@ -124,7 +127,7 @@ func (s *stack) round(ctx context.Context, round int) error {
 func frozenAtScheduling(ctx context.Context, dir, binary string) (outcome, error) {
 	const wait = 5 * time.Second // of callback 1, less 20 %; the frozen one must wake up within it
 	return play(ctx, dir, binary, retries(wait), func(s *stack) (int, error) {
-		a, err := s.notifier(ctx, "JOBRELAY_FAILPOINT=scheduling=pause")
+		a, err := s.notifier(ctx, armedWith(failpoint.Scheduling, "pause"))
 		if err != nil {
 			return 0, err
 		}
@@ -133,7 +136,7 @@ func frozenAtScheduling(ctx context.Context, dir, binary string) (outcome, error
 		if err := errors.Join(s.accept(ctx, j), s.append(ctx, j, 0)); err != nil {
 			return 0, err
 		}
-		if err := await(ctx, "the failpoint", roundMost, func() bool { return a.at("scheduling") }); err != nil {
+		if err := await(ctx, "the failpoint", roundMost, func() bool { return a.at(failpoint.Scheduling) }); err != nil {
 			return 0, err
 		}
 		// Its pulls are answered for 5 s more: what comes then is held by one
@@ -171,19 +174,17 @@ func play(ctx context.Context, dir, binary string, env []string, act func(*stack
 	if err != nil {
 		return outcome{}, err
 	}
-	defer func() {
-		err = errors.Join(err, s.stop())
-		if err != nil || len(out.violations) > 0 {
-			out.violations = append(out.violations, s.logs())
-		}
-	}()
+	defer func() { err = errors.Join(err, s.stop()) }()
 	if out.deaths, err = act(s); err != nil {
-		w, _ := s.work(ctx)
+		w, _ := s.work(ctx) // to say all that is known
 		missing, _ := s.check(ctx)
 		return out, fmt.Errorf("%w; left is %+v; %v; %s", err, w, missing, s.logs())
 	}
 	out.violations, err = s.check(ctx)
 	out.jobs, out.took = len(s.jobs), time.Since(begin)
 	out.attempts, out.delivered, out.repeats = s.hooks.counts()
+	if len(out.violations) > 0 {
+		out.logs = s.logs()
+	}
 	return out, err
 }

@@ -1,4 +1,4 @@
-//go:build e2e || mutants
+//go:build e2e
 
 // Package callbacks runs real notifiers, as processes around a real NATS server
 // and a receiver of the test's own, ends and stops them at chosen places, and
@@ -25,6 +25,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 )
 
 // service of every job.
@@ -52,8 +53,9 @@ type replica struct {
 }
 
 const (
-	readyMost = time.Minute
-	poll      = 50 * time.Millisecond
+	readyMost  = time.Minute
+	answerMost = 5 * time.Second // of NATS
+	poll       = 50 * time.Millisecond
 )
 
 // start starts NATS and the receiver; binary is the notifier's, env what its
@@ -117,16 +119,23 @@ func (s *stack) notifier(ctx context.Context, env ...string) (*replica, error) {
 	return r, await(ctx, name+" is ready", readyMost, func() bool { return answers(r.ready) })
 }
 
+// failpointEnv arms a failpoint; pkg/failpoint has it only in binaries of its tag.
+const failpointEnv = "JOBRELAY_FAILPOINT="
+
+func armedWith(p failpoint.Point, action string) string {
+	return failpointEnv + string(p) + "=" + action
+}
+
 // unarmed starts a replica that a failpoint ended, without it.
 func (r *replica) unarmed() error {
-	r.Env = slices.DeleteFunc(r.Env, func(v string) bool { return strings.HasPrefix(v, "JOBRELAY_FAILPOINT=") })
+	r.Env = slices.DeleteFunc(r.Env, func(v string) bool { return strings.HasPrefix(v, failpointEnv) })
 	return r.Start()
 }
 
 // at reports whether the replica came to the failpoint.
-func (r *replica) at(failpoint string) bool {
+func (r *replica) at(p failpoint.Point) bool {
 	b, err := os.ReadFile(r.Log)
-	return err == nil && strings.Contains(string(b), "failpoint "+failpoint+": ")
+	return err == nil && strings.Contains(string(b), "failpoint "+string(p)+": ")
 }
 
 // stop ends all, whatever is frozen or dead already.
@@ -144,7 +153,7 @@ func (s *stack) stop() error {
 	if s.hooks != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), readyMost)
 		defer cancel()
-		failed = append(failed, s.hooks.Stop(ctx))
+		failed = append(failed, s.hooks.stop(ctx))
 	}
 	return errors.Join(failed...)
 }
@@ -160,7 +169,7 @@ func (s *stack) logs() string {
 
 // accept stores the request of a job. It may be called again.
 func (s *stack) accept(ctx context.Context, j *job) error {
-	hook := &jobsv1.Webhook{Url: s.hooks.URL() + "/hook", Statuses: j.kind.statuses()}
+	hook := &jobsv1.Webhook{Url: s.hooks.address(j), Statuses: j.kind.statuses()}
 	e, err := event.New(j.key, "e2e", j.id, 0, time.Now(), &jobsv1.JobRequested{Id: j.id, Service: service, Webhook: hook})
 	if err != nil {
 		return err
@@ -194,18 +203,26 @@ func (s *stack) append(ctx context.Context, j *job, n int) error {
 type work struct {
 	unacknowledged int // handed out and not acknowledged, or not handed out yet
 	parked         int // schedules and wake-ups
+	awake          int // wake-ups, as unacknowledged
 }
 
 func (s *stack) work(ctx context.Context) (work, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerMost)
+	defer cancel()
 	js := s.broker.JetStream()
 	log, err0 := js.Stream(ctx, broker.StreamEvents)
 	events, err1 := js.Consumer(ctx, broker.StreamEvents, broker.NotifierEvents.Name)
 	wakeups, err2 := js.Stream(ctx, broker.StreamWakeups)
-	if err := errors.Join(err0, err1, err2); err != nil {
+	awake, err3 := js.Consumer(ctx, broker.StreamWakeups, broker.NotifierWakeups.Name)
+	if err := errors.Join(err0, err1, err2, err3); err != nil {
 		return work{}, err
 	}
 	i, last := events.CachedInfo(), log.CachedInfo().State.LastSeq
-	w := work{unacknowledged: i.NumAckPending + int(i.NumPending), parked: int(wakeups.CachedInfo().State.Msgs)}
+	a := awake.CachedInfo()
+	w := work{
+		unacknowledged: i.NumAckPending + int(i.NumPending), parked: int(wakeups.CachedInfo().State.Msgs),
+		awake: a.NumAckPending + int(a.NumPending),
+	}
 	if w.unacknowledged == 0 && i.AckFloor.Stream < last { // the server counts what is pending some time after it has stored it
 		w.unacknowledged = int(last - i.AckFloor.Stream)
 	}
@@ -230,7 +247,7 @@ func (s *stack) check(ctx context.Context) ([]string, error) {
 		if j.kind == gone && l.GaveUp == nil {
 			violations = append(violations, j.id+" is not given up in its ledger")
 		}
-		if j.kind != gone && l.Next != len(events()) {
+		if l.Next != len(events()) {
 			violations = append(violations, fmt.Sprintf("%s has next %d in its ledger, and %d events", j.id, l.Next, len(events())))
 		}
 		if len(l.Wait) > 0 {
