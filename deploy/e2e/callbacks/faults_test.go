@@ -26,7 +26,8 @@ const (
 	faultRestarts  = 3               // of NATS
 	restartEvery   = 8 * time.Second // of NATS, from the first event on
 	hang           = 3 * time.Second // then the connection is closed; an attempt may take 15 s
-	writers        = 24              // jobs whose events are being appended at once
+	longestAnswer  = 40 * time.Millisecond
+	writers        = 48              // jobs whose events are being appended at once
 	faultMost      = 4 * time.Minute // AckWait is 45 s, and what was killed twice waits twice
 	appendRetry    = 200 * time.Millisecond
 	faultSchedule  = "0s,500ms,1s,1s,2s,2s,2s,2s,2s,2s,2s,2s,2s,2s,2s,2s"
@@ -58,7 +59,7 @@ func (d *dice) roll() hookd.Answer {
 		d.dropped++
 		return hookd.Answer{Hangup: true}
 	}
-	return hookd.Answer{Status: http.StatusNoContent}
+	return hookd.Answer{Status: http.StatusNoContent, Delay: time.Duration(d.random.Int64N(int64(longestAnswer)))}
 }
 
 // TestCallbacksUnderFire: three replicas of the notifier as it is shipped, one

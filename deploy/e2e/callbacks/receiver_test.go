@@ -127,10 +127,9 @@ func (r *receiver) answer(c hookd.Call) hookd.Answer {
 	}
 	r.arrived(body.ID, k, n, c)
 	a := r.decide(body.ID, k, n)
-	if k == slow && n == 0 {
-		time.Sleep(slowAnswer)
-	}
-	if !a.Hangup && a.Delay == 0 && a.Status/100 == 2 {
+	if !a.Hangup && a.Status/100 == 2 {
+		time.Sleep(a.Delay) // here, so that it counts when it is given
+		a.Delay = 0
 		r.mu.Lock()
 		r.jobs[body.ID].given[n]++
 		r.mu.Unlock()
@@ -185,6 +184,8 @@ func (r *receiver) decide(id string, k kind, n int) hookd.Answer {
 	defer r.mu.Unlock()
 	first := r.jobs[id].attempts[n] == 1
 	switch {
+	case k == slow && n == 0:
+		return hookd.Answer{Status: http.StatusNoContent, Delay: slowAnswer}
 	case k == flaky && n != 1 && first:
 		return hookd.Answer{Status: http.StatusServiceUnavailable}
 	case k == staged && n != 2 && first:

@@ -36,7 +36,6 @@ type stack struct {
 	dir       string
 	url       string
 	nats      *child.Process
-	natsReady string
 	binary    string
 	env       []string
 	notifiers []*replica
@@ -46,11 +45,7 @@ type stack struct {
 }
 
 // replica is one notifier.
-type replica struct {
-	*child.Process
-
-	ready string
-}
+type replica struct{ *child.Process }
 
 const (
 	readyMost  = time.Minute
@@ -74,19 +69,7 @@ func start(ctx context.Context, dir, binary string, env ...string) (_ *stack, er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	ports, err := child.FreePorts(2)
-	if err != nil {
-		return nil, err
-	}
-	address := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])) }
-	s.url, s.natsReady = "nats://"+address(0), "http://"+address(1)+"/healthz?js-enabled-only=true"
-	conf := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\nhttp: %q\nmax_payload: 2MB\njetstream { store_dir: %q }\n", address(0), address(1), filepath.Join(dir, "nats"))
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	s.nats = &child.Process{Name: "nats", Binary: filepath.Join(bin, "nats-server"), Args: []string{"-c", conf}, Env: child.CleanEnvironment(), Log: filepath.Join(dir, "nats.log")}
-	if err := s.nats.Start(); err != nil {
+	if err := s.startNATS(ctx, filepath.Join(bin, "nats-server")); err != nil {
 		return nil, err
 	}
 	if s.hooks, err = newReceiver(); err != nil {
@@ -100,23 +83,64 @@ func start(ctx context.Context, dir, binary string, env ...string) (_ *stack, er
 	return s, err
 }
 
+func (s *stack) startNATS(ctx context.Context, binary string) error {
+	return onFreePorts(ctx, 2, func(addresses []string) (*child.Process, string, error) {
+		conf := filepath.Join(s.dir, "nats.conf")
+		text := fmt.Sprintf("listen: %q\nhttp: %q\nmax_payload: 2MB\njetstream { store_dir: %q }\n", addresses[0], addresses[1], filepath.Join(s.dir, "nats"))
+		s.url = "nats://" + addresses[0]
+		s.nats = &child.Process{Name: "nats", Binary: binary, Args: []string{"-c", conf}, Env: child.CleanEnvironment(), Log: filepath.Join(s.dir, "nats.log")}
+		return s.nats, "http://" + addresses[1] + "/healthz?js-enabled-only=true", os.WriteFile(conf, []byte(text), 0o600)
+	})
+}
+
 // notifier starts one more, and waits until it is ready.
 func (s *stack) notifier(ctx context.Context, env ...string) (*replica, error) {
-	ports, err := child.FreePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
 	name := fmt.Sprintf("notifier-%d", len(s.notifiers)+1)
-	r := &replica{&child.Process{
-		Name: name, Binary: s.binary, Log: filepath.Join(s.dir, name+".log"),
-		Env: slices.Concat(s.env, []string{"JOBRELAY_METRICS_ADDR=" + address}, env),
-	}, "http://" + address + "/readyz"}
-	if err := r.Start(); err != nil {
-		return nil, err
-	}
+	r := &replica{&child.Process{Name: name}}
+	err := onFreePorts(ctx, 1, func(addresses []string) (*child.Process, string, error) {
+		r.Process = &child.Process{
+			Name: name, Binary: s.binary, Log: filepath.Join(s.dir, name+".log"),
+			Env: slices.Concat(s.env, []string{"JOBRELAY_METRICS_ADDR=" + addresses[0]}, env),
+		}
+		return r.Process, "http://" + addresses[0] + "/readyz", nil
+	})
 	s.notifiers = append(s.notifiers, r)
-	return r, await(ctx, name+" is ready", readyMost, func() bool { return answers(r.ready) })
+	return r, err
+}
+
+// portTries bounds the starts of one process: a port that was free may be
+// somebody's by the time it listens.
+const portTries = 3
+
+// onFreePorts starts a process that listens on n ports, and waits until its
+// health page answers.
+func onFreePorts(ctx context.Context, n int, process func(addresses []string) (p *child.Process, health string, err error)) error {
+	for try := 1; ; try++ {
+		ports, err := child.FreePorts(n)
+		if err != nil {
+			return err
+		}
+		var addresses []string
+		for _, port := range ports {
+			addresses = append(addresses, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		}
+		p, health, err := process(addresses)
+		if err != nil {
+			return err
+		}
+		if err := p.Start(); err != nil {
+			return err
+		}
+		if err := await(ctx, p.Name+" is ready", readyMost, func() bool { return !p.Running() || answers(health) }); err != nil {
+			return err
+		}
+		if p.Running() {
+			return nil
+		}
+		if try == portTries {
+			return fmt.Errorf("%s does not start:\n%s", p.Name, p.LastLines())
+		}
+	}
 }
 
 // failpointEnv arms a failpoint; pkg/failpoint has it only in binaries of its tag.
