@@ -66,8 +66,12 @@ test: $(KUBERNETES) ## Every Go test, with the race detector where a C compiler 
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) go test $(RACE) $(TEST_FLAGS) ./...
 
 .PHONY: e2e
-e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 19 minutes.
-	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 30m ./deploy/e2e
+e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 22 minutes.
+	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 40m -p 1 ./deploy/e2e ./deploy/e2e/callbacks
+
+.PHONY: mutants
+mutants: $(NATS) ## Each guard of the notifier taken away, and the scene that notices; half a minute, and part of e2e.
+	@JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 10m -run TestMutants ./deploy/e2e/callbacks
 
 # In a network namespace of its own; what is missing is said before anything is built.
 .PHONY: e2e-node node-needs

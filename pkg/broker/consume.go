@@ -9,6 +9,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 )
 
 // Message is one delivery of a durable consumer.
@@ -193,14 +195,18 @@ func (r *consumption) handle(m jetstream.Msg) {
 	})
 	var retry *retryError
 	if errors.As(err, &retry) {
+		failpoint.Here(failpoint.Scheduling)
 		if err = r.broker.Schedule(r.ctx, retry.wakeup, retry.at); err != nil {
 			err = fmt.Errorf("schedule a retry (%w) after: %w", err, retry.err)
 		}
+		failpoint.Here(failpoint.Scheduled)
 	}
 	var permanent *permanentError
 	switch {
 	case err == nil:
+		failpoint.Here(failpoint.Acking)
 		err = m.Ack()
+		failpoint.Here(failpoint.Acked)
 	case errors.As(err, &permanent):
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Uint64("sequence", meta.Sequence.Stream).Msg("unreadable message, dropped from delivery")
 		err = m.TermWithReason("unreadable")

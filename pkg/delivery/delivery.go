@@ -163,7 +163,7 @@ const (
 	Inherit               // n is done and the next one's token was surrendered: go on with that
 	Finish                // n is done: ack
 	Surrender             // a predecessor is undelivered: leave the token with the ledger
-	Abandon               // the log was given up: the callback is given up too
+	Abandon               // n is the head of a log that was given up: so is this callback
 )
 
 // StepOf is what to do with the token of event n.
@@ -174,10 +174,10 @@ func StepOf(l Ledger, n int) Step {
 			return Inherit
 		}
 		return Finish
-	case l.GaveUp != nil:
-		return Abandon
 	case n > l.Next:
 		return Surrender
+	case l.GaveUp != nil:
+		return Abandon
 	default:
 		return Deliver
 	}

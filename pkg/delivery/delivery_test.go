@@ -73,6 +73,15 @@ func TestDecide(t *testing.T) {
 		"refused five times":               {classes: repeat(delivery.Refused, 5), want: delivery.Decision{Verdict: delivery.GiveUpOne, Reason: delivery.ReasonRefused}},
 		"classes are counted apart":        {classes: append(repeat(delivery.Unwell, 4), delivery.Refused), want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(time.Minute)}},
 		"all classes together are bounded": {classes: append(repeat(delivery.Refused, 4), append(repeat(delivery.Unwell, 11), delivery.Refused)...), want: delivery.Decision{Verdict: delivery.GiveUpOne, Reason: delivery.ReasonNoSpace}},
+		"so is the other, after it":        {classes: append(repeat(delivery.Refused, 4), delivery.Unwell), want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(5 * time.Second)}},
+		"refused, spent between unwell":    {classes: append(repeat(delivery.Refused, 4), delivery.Unwell, delivery.Unwell, delivery.Refused), want: delivery.Decision{Verdict: delivery.GiveUpOne, Reason: delivery.ReasonRefused}},
+		"410 after others":                 {classes: attemptsOf(delivery.Unwell, delivery.Refused, delivery.Gone), want: delivery.Decision{Verdict: delivery.GiveUpWhole, Reason: delivery.ReasonGone}},
+		"a 2xx past the day":               {classes: attemptsOf(delivery.Delivered), age: 25 * time.Hour, want: delivery.Decision{Verdict: delivery.Done2xx}},
+		"refused past the day":             {classes: repeat(delivery.Refused, 1), age: 24 * time.Hour, want: delivery.Decision{Verdict: delivery.GiveUpOne, Reason: delivery.ReasonRefused}},
+		"a moment before the day's end":    {classes: repeat(delivery.Unwell, 1), age: 24*time.Hour - time.Nanosecond, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(time.Nanosecond)}},
+		"Retry-After past the day's end":   {classes: repeat(delivery.Unwell, 1), age: 24*time.Hour - time.Minute, retryAfter: time.Hour, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(time.Minute)}},
+		"Retry-After of who refuses":       {classes: repeat(delivery.Refused, 1), retryAfter: 2 * time.Minute, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(2 * time.Minute)}},
+		"Retry-After saves no spent one":   {classes: repeat(delivery.Unwell, 12), retryAfter: time.Minute, want: delivery.Decision{Verdict: delivery.GiveUpWhole, Reason: delivery.ReasonExhausted}},
 		"Retry-After lengthens":            {classes: repeat(delivery.Unwell, 1), retryAfter: time.Minute, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(time.Minute)}},
 		"Retry-After does not shorten":     {classes: repeat(delivery.Unwell, 3), retryAfter: time.Second, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(2 * time.Minute)}},
 		"Retry-After is at most an hour":   {classes: repeat(delivery.Unwell, 1), retryAfter: 10 * time.Hour, want: delivery.Decision{Verdict: delivery.Retry, At: now.Add(time.Hour)}},
@@ -82,6 +91,32 @@ func TestDecide(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
+	}
+}
+
+// TestSchedules: each wait of the defaults, ±20 %.
+func TestSchedules(t *testing.T) {
+	for class, waits := range map[delivery.Class][]time.Duration{
+		delivery.Unwell: {
+			5 * time.Second, 30 * time.Second, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute,
+			time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 8 * time.Hour,
+		},
+		delivery.Refused: {time.Minute, 5 * time.Minute, 15 * time.Minute, 40 * time.Minute},
+	} {
+		for tried, wait := range waits {
+			for dice, share := range map[float64]float64{0: 0.8, 0.5: 1, 1: 1.2} {
+				p := policy(t)
+				p.Random = func() float64 { return dice }
+				got := p.Decide(attempts(repeat(class, tried+1)...), now, 0, now)
+				off := got.At.Sub(now.Add(time.Duration(float64(wait) * share))).Abs()
+				if got.Verdict != delivery.Retry || off > time.Microsecond {
+					t.Errorf("%s after %d attempts, dice %v: %+v, want a retry %v × %s later", class, tried+1, dice, got, share, wait)
+				}
+			}
+		}
+		if got := policy(t).Decide(attempts(repeat(class, len(waits)+1)...), now, 0, now); got.Verdict == delivery.Retry {
+			t.Errorf("%s after %d attempts: %+v", class, len(waits)+1, got)
+		}
 	}
 }
 
@@ -121,64 +156,4 @@ func TestParseSchedule(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
-}
-
-// TestTokensNeverGetLost is the algorithm against a model: tokens of one log in
-// any order, each attempt with any outcome. Every event ends exactly once, in
-// order, and no token is left when the queue is empty.
-func TestTokensNeverGetLost(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		events := rapid.IntRange(1, 4).Draw(t, "events")
-		var queue []int
-		for n := range events {
-			queue = append(queue, n)
-		}
-		var l delivery.Ledger
-		var ended []int
-		for steps := 0; len(queue) > 0; steps++ {
-			if steps > 1000 {
-				t.Fatal("does not end")
-			}
-			i := rapid.IntRange(0, len(queue)-1).Draw(t, "next token")
-			n := queue[i]
-			queue = append(queue[:i], queue[i+1:]...)
-		token:
-			for {
-				switch delivery.StepOf(l, n) {
-				case delivery.Finish:
-					break token
-				case delivery.Inherit:
-					n = int(l.Wait[l.Next])
-				case delivery.Surrender:
-					l = l.Surrendered(n, uint64(n))
-					break token
-				case delivery.Abandon:
-					if n > l.Next {
-						break token
-					}
-					l = l.Advanced(n, delivery.Done{Reason: l.GaveUp.Reason})
-				case delivery.Deliver:
-					switch rapid.SampledFrom([]string{"2xx", "retry", "one", "whole"}).Draw(t, "outcome") {
-					case "2xx", "one":
-						l = l.Advanced(n, delivery.Done{At: now})
-						ended = append(ended, n)
-					case "retry":
-						queue = append(queue, n)
-						break token
-					case "whole":
-						l = l.Abandoned(n, delivery.Done{At: now, Reason: delivery.ReasonGone})
-						ended = append(ended, n)
-					}
-				}
-			}
-		}
-		for i, n := range ended {
-			if i != n {
-				t.Fatalf("ended in the order %v", ended)
-			}
-		}
-		if l.GaveUp == nil && len(ended) != events {
-			t.Fatalf("%d of %d events ended, ledger %+v", len(ended), events, l)
-		}
-	})
 }

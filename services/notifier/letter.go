@@ -9,6 +9,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
 
@@ -61,6 +62,7 @@ func (n *notifier) bury(ctx context.Context, t *token, reason string) error {
 	if err := n.put(ctx, t, l); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.Lettered)
 	n.metrics.letters.WithLabelValues(reason).Inc()
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/failpoint"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
@@ -80,6 +81,7 @@ func (n *notifier) woken(ctx context.Context, m broker.Message) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.Woken)
 	return n.run(ctx, t, false)
 }
 
@@ -126,7 +128,7 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 				return err
 			}
 		case delivery.Abandon:
-			if last, err := n.abandon(ctx, t); last || err != nil {
+			if err := n.abandon(ctx, t); err != nil {
 				return err
 			}
 		case delivery.Deliver:
@@ -139,12 +141,14 @@ func (n *notifier) run(ctx context.Context, t *token, first bool) error {
 
 // inherit goes on with the next event, whose token was left with the ledger.
 func (n *notifier) inherit(ctx context.Context, t *token) error {
+	failpoint.Here(failpoint.Inheriting)
 	next, err := n.open(ctx, delivery.Wakeup{
 		Key: t.wakeup.Key, N: t.ledger.Next, Sequence: t.ledger.Wait[t.ledger.Next], Run: t.wakeup.Run,
 	})
 	if err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.Inherited)
 	next.ledger = t.ledger
 	*t = *next
 	return nil
@@ -161,31 +165,29 @@ func (n *notifier) surrender(ctx context.Context, t *token) (left bool, err erro
 		_, there = t.ledger.Wait[t.wakeup.N]
 		return there && t.ledger.Next == next, nil
 	}
-	return n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
+	failpoint.Here(failpoint.Surrendering)
+	left, err = n.swap(ctx, t, t.ledger.Surrendered(t.wakeup.N, t.wakeup.Sequence))
+	failpoint.Here(failpoint.Surrendered)
+	return left, err
 }
 
-// abandon ends the callback of a log that was given up. Only the head moves
-// the ledger on; what comes before its turn ends by itself.
-func (n *notifier) abandon(ctx context.Context, t *token) (last bool, err error) {
+// abandon ends the callback at the head of a log that was given up.
+func (n *notifier) abandon(ctx context.Context, t *token) error {
 	reason := t.ledger.GaveUp.Reason
 	if unneeded, err := n.unneeded(ctx, t); err != nil {
-		return false, err
+		return err
 	} else if unneeded != "" {
 		reason = unneeded
 	} else if err := n.bury(ctx, t, reason); err != nil {
-		return false, err
-	}
-	if t.wakeup.N > t.ledger.Next {
-		n.ended(t, zerolog.WarnLevel, reason)
-		return true, nil
+		return err
 	}
 	if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger {
 		return l.Advanced(t.wakeup.N, delivery.Done{At: n.now().UTC(), Reason: reason})
 	}); err != nil {
-		return false, err
+		return err
 	}
 	n.ended(t, zerolog.WarnLevel, reason)
-	return false, nil
+	return nil
 }
 
 // deliver makes one attempt at the head of the log and records what came of it.
@@ -223,6 +225,7 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 		if err := n.record(ctx, t, func(l delivery.Ledger) delivery.Ledger { return l.Abandoned(t.wakeup.N, last) }); err != nil {
 			return err
 		}
+		failpoint.Here(failpoint.GaveUp)
 		n.ended(t, zerolog.WarnLevel, d.Reason)
 		return nil
 	default:
@@ -278,10 +281,12 @@ func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, erro
 		}
 	}
 	n.metrics.inFlight.Inc()
+	failpoint.Here(failpoint.Posting)
 	out := n.client.Post(ctx, webhook.Callback{
 		URL: t.target.url, Body: body, ID: t.webhookID(), Trace: t.event.Trace,
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
+	failpoint.Here(failpoint.Posted)
 	n.metrics.inFlight.Dec()
 	<-n.slots
 	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
@@ -306,6 +311,7 @@ func (n *notifier) record(ctx context.Context, t *token, change func(delivery.Le
 	for t.ledger.Next <= t.wakeup.N {
 		done, err := n.swap(ctx, t, change(t.ledger.Ledger))
 		if done {
+			failpoint.Here(failpoint.Recorded)
 			return nil
 		}
 		if err != nil {
@@ -334,6 +340,7 @@ func (n *notifier) insist(ctx context.Context, t *token, err error, do func() er
 func (n *notifier) swap(ctx context.Context, t *token, l delivery.Ledger) (bool, error) {
 	entry, err := n.broker.SwapLedger(ctx, t.wakeup.Ledger(), t.ledger, l)
 	if errors.Is(err, broker.ErrConflict) {
+		failpoint.Here(failpoint.Conflict)
 		had := t.ledger.Revision
 		if err := n.reload(ctx, t); err != nil {
 			return false, err
