@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
@@ -263,7 +264,17 @@ func (s *stack) idle(ctx context.Context) bool {
 // promised for each job.
 func (s *stack) check(ctx context.Context) ([]string, error) {
 	violations := s.hooks.check(s.jobs)
+	letters := map[string]string{} // statuses of each id's dead letters
+	if err := s.broker.Letters(ctx, broker.LetterFilter{}, func(l delivery.Letter) error {
+		letters[l.ID] += fmt.Sprint(l.N)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	for _, j := range s.jobs {
+		if want := map[kind]string{gone: "012", refusing: "1"}[j.kind]; sorted(letters[j.id]) != want {
+			violations = append(violations, fmt.Sprintf("%s has dead letters of %q, not of %q", j.id, letters[j.id], want))
+		}
 		l, err := s.broker.Ledger(ctx, j.key)
 		if err != nil {
 			return nil, err
@@ -279,6 +290,13 @@ func (s *stack) check(ctx context.Context) ([]string, error) {
 		}
 	}
 	return violations, nil
+}
+
+// sorted are the characters in order: a letter that is stored again comes last.
+func sorted(s string) string {
+	b := []byte(s)
+	slices.Sort(b)
+	return string(b)
 }
 
 var probe = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
