@@ -83,6 +83,12 @@ func runCreation(ctx context.Context, s *stage, which side, prepare func(*kube, 
 		return result{}, err
 	}
 	after, err := k.counts(ctx)
+	// A request is counted once its answer is out, when its Job is listed already.
+	for counted := time.Now(); err == nil && after.writes()-before.writes() < float64(n) && time.Since(counted) < slow; {
+		if err = process.Sleep(ctx, look); err == nil {
+			after, err = k.counts(ctx)
+		}
+	}
 	if err != nil {
 		return result{}, err
 	}

@@ -284,7 +284,7 @@ func (p *population) change(ctx context.Context, s *stage, from, n int) error {
 				_, err := p.client.BatchV1().Jobs(p.namespace).Patch(ctx, p.jobs[at].Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 				return err
 			}
-			patch := fmt.Appendf(nil, `{"status":{"podIP":"10.0.%d.%d"}}`, i/250%250, i%250)
+			patch := fmt.Appendf(nil, `{"status":{"podIP":"10.1.%d.%d"}}`, i/250%250, i%250)
 			_, err := p.client.CoreV1().Pods(p.namespace).Patch(ctx, p.pods[at].Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 			return err
 		})
