@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// knownEndpoints bounds the endpoints of which something is kept, some 300
-	// bytes each. The least recently used is forgotten first, and each that was not
+	// knownEndpoints bounds the endpoints of which something is kept, up to 1 KB
+	// each. The least recently used is forgotten first, and each that was not
 	// used for idleEndpoint.
 	knownEndpoints = 100_000
 	idleEndpoint   = time.Hour
