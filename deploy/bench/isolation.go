@@ -90,22 +90,21 @@ func (s *stage) paced(ctx context.Context, r receiving, n, replicas int) (*pacin
 }
 
 // addresses are those of all endpoints, spread so that uncounted tells which is
-// which. Where neither the uncounted nor the hanging ones suffice, nobody listens.
+// which. Where some hang, as many refuse.
 func (r *receivers) addresses() []string {
-	u := r.URLs
-	if len(u.Uncounted)+len(u.Hanging) == 0 {
-		return u.Counted
+	counted, others := r.URLs.Counted, r.URLs.Uncounted
+	for i, hanging := range r.URLs.Hanging {
+		others = append(others, hanging, refusing(counted[0], i))
 	}
-	counted, others := u.Counted, append(u.Uncounted, u.Hanging...)
+	if len(others) == 0 {
+		return counted
+	}
 	var out []string
 	for i := range manyEndpoints {
-		switch {
-		case !uncounted(i):
-			out, counted = append(out, counted[0]), counted[1:]
-		case len(u.Hanging) > 0 && i%2 == 0:
-			out = append(out, refusing(u.Counted[0], i))
-		default:
+		if uncounted(i) {
 			out, others = append(out, others[0]), others[1:]
+		} else {
+			out, counted = append(out, counted[0]), counted[1:]
 		}
 	}
 	return out

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -130,41 +129,50 @@ func receiversMain() int {
 
 // serveReceivers serves until ctx ends. Its control tells what it hears.
 func serveReceivers(ctx context.Context, r receiving, control string) error {
-	e := &ear{receiving: r, waits: map[string]time.Duration{}}
+	var listen net.ListenConfig
+	controlled, err := listen.Listen(ctx, "tcp", control) // before an endpoint gets that port
+	if err != nil {
+		return err
+	}
+	defer controlled.Close()
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	serve := func(n int, address string, h http.Handler) (urls []string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	serve := func(h http.Handler, listeners ...net.Listener) {
 		server := &http.Server{Handler: h, ReadHeaderTimeout: readyMost}
 		context.AfterFunc(ctx, func() { _ = server.Close() })
-		for range n {
-			l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-			if err != nil {
-				return nil, err
-			}
-			urls = append(urls, "http://"+l.Addr().String()+"/hook")
+		for _, l := range listeners {
 			serving.Go(func() { _ = server.Serve(l) })
 		}
-		return urls, nil
 	}
+	e := &ear{receiving: r, waits: map[string]time.Duration{}}
 	var urls endpointURLs
-	var failed [4]error
-	urls.Counted, failed[0] = serve(r.Counted, "127.0.0.1:0", http.HandlerFunc(e.count))
-	urls.Uncounted, failed[1] = serve(r.Uncounted, "127.0.0.1:0", http.HandlerFunc(e.answer))
-	urls.Hanging, failed[2] = serve(r.Hanging, "127.0.0.1:0", http.HandlerFunc(hang))
-	if err := errors.Join(failed[:]...); err != nil {
-		return err
+	for _, kind := range []struct {
+		n      int
+		answer http.HandlerFunc
+		urls   *[]string
+	}{{r.Counted, e.count, &urls.Counted}, {r.Uncounted, e.answer, &urls.Uncounted}, {r.Hanging, hang, &urls.Hanging}} {
+		var listeners []net.Listener
+		for range kind.n {
+			l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			listeners, *kind.urls = append(listeners, l), append(*kind.urls, "http://"+l.Addr().String()+"/hook")
+		}
+		serve(kind.answer, listeners...)
 	}
 	mux := http.NewServeMux()
-	tell := func(path string, what func() any) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(what()) })
+	for path, tell := range map[string]func() any{
+		"/healthz":   func() any { return true },
+		"/endpoints": func() any { return urls },
+		"/heard":     func() any { return e.heard() },
+		"/waits":     func() any { return e.all() },
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(tell()) })
 	}
-	tell("/healthz", func() any { return true })
-	tell("/endpoints", func() any { return urls })
-	tell("/heard", func() any { return e.heard() })
-	tell("/waits", func() any { return e.all() })
-	if _, err := serve(1, control, mux); err != nil {
-		return err
-	}
+	serve(mux, controlled)
 	<-ctx.Done()
 	return nil
 }
