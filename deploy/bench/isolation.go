@@ -145,10 +145,7 @@ func (p *pacing) run(ctx context.Context, s *stage, n int, perSecond float64, co
 			return result{}, err
 		}
 	}
-	out := result{Counters: map[string]float64{}}
-	if cpu, _, err := p.notifier.Usage(); err == nil {
-		out.Counters["CPU µs/callback, notifier"] = float64((cpu - before[p.notifier]).Microseconds()) / float64(n)
-	}
+	out := result{Counters: s.cpuSince(before, n, "callback")}
 	if p.waits, err = p.receivers.waits(ctx); err != nil {
 		return result{}, err
 	}

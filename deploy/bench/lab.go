@@ -220,12 +220,8 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 			had, moved = have, now
 		}
 		if have >= n {
-			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{
-				"longest pause, ms": float64(pause.Milliseconds()),
-			}}
-			for p, after := range s.cpu() {
-				w.counters["CPU µs/"+unit+", "+p.Name] += float64((after - before[p]).Microseconds()) / float64(n-begun)
-			}
+			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: s.cpuSince(before, n-begun, unit)}
+			w.counters["longest pause, ms"] = float64(pause.Milliseconds())
 			return w, nil
 		}
 		if now.Sub(said) > slow {
@@ -247,6 +243,16 @@ func (s *stage) cpu() map[*child.Process]time.Duration {
 		if cpu, _, err := p.Usage(); err == nil { // it has ended, or the system does not tell
 			out[p] = cpu
 		}
+	}
+	return out
+}
+
+// cpuSince is the CPU time of each of n units of work since before: "CPU
+// µs/<unit>, <process>", of all processes of a name together.
+func (s *stage) cpuSince(before map[*child.Process]time.Duration, n int, unit string) map[string]float64 {
+	out := map[string]float64{}
+	for p, after := range s.cpu() {
+		out["CPU µs/"+unit+", "+p.Name] += float64((after - before[p]).Microseconds()) / float64(n)
 	}
 	return out
 }
