@@ -96,7 +96,7 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 generate: $(BUF) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
 	@go test ./pkg/jobstatus -run 'Page$$' -update >/dev/null
-	@go test ./services/jobrelay -run TestConfigurationPage -update >/dev/null
+	@go test ./services/jobrelay -run 'TestConfigurationPage|TestMetricsPage' -update >/dev/null
 
 .PHONY: verify
 verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the format is stale.

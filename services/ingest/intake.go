@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"errors"
-	"regexp"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,6 +14,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // intake decides what becomes of one message.
@@ -64,7 +64,8 @@ func (in *intake) take(ctx context.Context, from queue, m *sqsqueue.Message) err
 	err = in.broker.Accept(ctx, e)
 	switch {
 	case err == nil:
-		in.settled("accepted", zerolog.InfoLevel, r.GetId(), r.GetService()).Int("warnings", len(parsed.Warnings)).Msg("request accepted")
+		in.metrics.age.Reached(telemetry.StepAccepted, m.SentAt, time.Now(), m.Trace)
+		in.settled(outcomeAccepted, zerolog.InfoLevel, r.GetId(), r.GetService()).Int("warnings", len(parsed.Warnings)).Msg("request accepted")
 		return nil
 	case errors.Is(err, broker.ErrConflict):
 		return in.known(ctx, queue, m, parsed)
@@ -79,7 +80,7 @@ func (in *intake) denied(ctx context.Context, queue string, m *sqsqueue.Message,
 	stored, err := in.broker.Request(ctx, event.Key(parsed.ID))
 	switch first, ok := stored.Data.(*jobsv1.JobRequested); {
 	case err == nil && ok && first.GetHash() == parsed.Request.GetHash():
-		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
+		in.settled(outcomeDuplicate, zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
 		return nil
 	case err != nil && !errors.Is(err, broker.ErrNotFound):
 		return err
@@ -95,7 +96,7 @@ func (in *intake) known(ctx context.Context, queue string, m *sqsqueue.Message, 
 	}
 	first, ok := stored.Data.(*jobsv1.JobRequested)
 	if ok && first.GetHash() == parsed.Request.GetHash() {
-		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
+		in.settled(outcomeDuplicate, zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
 		return nil
 	}
 	return in.reject(ctx, queue, m, parsed, jobstatus.IDReused, []request.Problem{{
@@ -122,18 +123,15 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	}); err != nil {
 		return err
 	}
-	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).
+	in.settled(outcomeRejected, zerolog.WarnLevel, parsed.ID, parsed.Service).
 		Str("code", string(code)).Str("log", logKey).Str("reason", request.Sentence(problems)).Msg("message rejected")
 	return nil
 }
 
-// traceparent is the form of W3C Trace Context, level 2, version 00 and later.
-var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
-
 // traceOf is the producer's trace context, where it is one: it becomes a header
 // of every callback.
 func traceOf(m *sqsqueue.Message) string {
-	if !traceparent.MatchString(m.Trace) {
+	if !telemetry.IsTraceparent(m.Trace) {
 		return ""
 	}
 	return m.Trace

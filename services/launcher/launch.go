@@ -23,6 +23,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 const (
@@ -110,7 +111,7 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		if r.GetAcceptedAt().AsTime().Sub(tail.Last.Time) > spentBefore {
 			return l.spent(ctx, e, r)
 		}
-		l.metrics.launches.WithLabelValues("known").Inc()
+		l.metrics.launches.WithLabelValues(outcomeKnown).Inc()
 		return nil
 	}
 	var job *batchv1.Job
@@ -166,7 +167,7 @@ func (l *launcher) spent(ctx context.Context, e event.Event, r *jobsv1.JobReques
 	if err != nil {
 		return err
 	}
-	l.metrics.launches.WithLabelValues("spent").Inc()
+	l.metrics.launches.WithLabelValues(outcomeSpent).Inc()
 	l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).Msg("the id had a job before; recorded among the rejections")
 	return nil
 }
@@ -241,9 +242,9 @@ func names(r *jobsv1.JobRequested) []string {
 // (nothing is left to do) or shows that this one is surplus: the watcher
 // removes it.
 func (l *launcher) started(ctx context.Context, e event.Event, r *jobsv1.JobRequested, tail broker.Tail, job *batchv1.Job, adopted bool) error {
-	outcome := "created"
+	outcome := outcomeCreated
 	if adopted {
-		outcome = "adopted"
+		outcome = outcomeAdopted
 	}
 	next, err := l.event(e, r, jobstatus.Started(job, r))
 	if err != nil {
@@ -256,12 +257,15 @@ func (l *launcher) started(ctx context.Context, e event.Event, r *jobsv1.JobRequ
 			return err
 		}
 		if !about(now.Last, string(job.UID)) {
-			outcome = "surplus"
+			outcome = outcomeSurplus
 		}
 	} else if err != nil {
 		return err
 	}
 	l.metrics.launches.WithLabelValues(outcome).Inc()
+	if outcome == outcomeCreated && r.GetQueuedAt().IsValid() {
+		l.metrics.age.Reached(telemetry.StepLaunched, r.GetQueuedAt().AsTime(), l.now(), e.Trace)
+	}
 	l.log.Info().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
 		Str("namespace", job.Namespace).Str("job", job.Name).Str("outcome", outcome).Msg("job started")
 	return nil
@@ -305,7 +309,7 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 	if err != nil {
 		return err
 	}
-	l.metrics.launches.WithLabelValues("parked").Inc()
+	l.metrics.launches.WithLabelValues(outcomeParked).Inc()
 	if w.Tries == 0 {
 		l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
 			Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
@@ -338,7 +342,7 @@ func (l *launcher) exception(ctx context.Context, e event.Event, r *jobsv1.JobRe
 	if _, err := l.broker.Append(ctx, r.GetService(), tail, next); err != nil {
 		return err // a conflict is decided again on redelivery
 	}
-	l.metrics.launches.WithLabelValues("exception").Inc()
+	l.metrics.launches.WithLabelValues(outcomeException).Inc()
 	l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
 		Str("code", string(code)).Str("cause", message).Msg("job not created")
 	return nil

@@ -110,7 +110,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer r.Stop()
-	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version())
+	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version(), cluster.Counted(r.Calls))
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // errMovedOn means that the decision was made on what is no longer so: look
@@ -297,6 +298,9 @@ func (w *Watcher) append(ctx context.Context, job *batchv1.Job, s subject, d job
 		w.metrics.events.WithLabelValues(string(e.Type)).Inc()
 		if e.Type.Terminal() {
 			w.metrics.outcome(d.Reason.Code)
+			if sent, err := time.Parse(time.RFC3339, job.Annotations[kubejob.AnnotationQueuedAt]); err == nil {
+				w.metrics.age.Reached(telemetry.StepEnded, sent, e.Time, e.Trace)
+			}
 			w.line(job, s).Str("type", string(e.Type)).Str("code", string(d.Reason.Code)).Msg("job ended")
 		}
 	}
