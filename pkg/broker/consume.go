@@ -31,7 +31,8 @@ func (m Message) Stored() (Stored, error) { return stored(m.Subject, m.Sequence,
 //	nil            acknowledged
 //	RetryAfter     the wake-up is scheduled, its PubAck awaited, then acknowledged
 //	Permanent      logged and terminated; only for what can never be decoded
-//	other errors   logged; neither acknowledged nor refused: AckWait redelivers
+//	other errors   logged; neither acknowledged nor refused: AckWait redelivers.
+//	               While Consume stops, given back: another replica has it at once
 //
 // There is no delayed NAK: it would count against MaxAckPending, and what
 // waits would stall what does not.
@@ -62,10 +63,14 @@ func Permanent(err error) error { return &permanentError{err} }
 // ConsumeOptions bound one Consume.
 type ConsumeOptions struct {
 	InFlight int // handlers at once; default 64
-	Pull     int // messages fetched ahead; default 2 × InFlight
+	Pull     int // messages fetched ahead; default 2 × InFlight, 512 at most
 	// Grace is how long handlers may go on after ctx ended; default 20 s.
 	Grace time.Duration
 }
+
+// maxPull bounds what is fetched ahead: nobody extends the AckWait of what is not
+// yet in hand, and no other replica has it.
+const maxPull = 512
 
 // maxConsumeRetry is the longest wait before an ended consumer is looked for again.
 const maxConsumeRetry = 10 * time.Second
@@ -79,7 +84,7 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 		o.InFlight = 64
 	}
 	if o.Pull == 0 {
-		o.Pull = 2 * o.InFlight
+		o.Pull = min(2*o.InFlight, maxPull)
 	}
 	if o.Grace == 0 {
 		o.Grace = 20 * time.Second
@@ -162,16 +167,14 @@ type consumption struct {
 }
 
 func (r *consumption) take(m jetstream.Msg) {
-	select {
-	case <-r.stopping:
-		r.giveBack(m)
+	if r.stops() {
+		r.unstarted(m)
 		return
-	default:
 	}
 	select {
 	case r.slots <- struct{}{}:
 	case <-r.stopping:
-		r.giveBack(m)
+		r.unstarted(m)
 		return
 	}
 	r.handlers.Go(func() {
@@ -180,9 +183,23 @@ func (r *consumption) take(m jetstream.Msg) {
 	})
 }
 
+func (r *consumption) stops() bool {
+	select {
+	case <-r.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// unstarted gives back what came too late.
+func (r *consumption) unstarted(m jetstream.Msg) {
+	r.broker.metrics.settled(r.consumer, settledGivenBack)
+	r.giveBack(m)
+}
+
 // giveBack lets another replica have the message now rather than after AckWait.
 func (r *consumption) giveBack(m jetstream.Msg) {
-	r.broker.metrics.settled(r.consumer, settledGivenBack)
 	if err := m.Nak(); err != nil {
 		r.broker.log.Debug().Err(err).Msg("giving a message back")
 	}
@@ -229,6 +246,10 @@ func (r *consumption) handle(m jetstream.Msg) {
 		outcome = settledDropped
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Uint64("sequence", meta.Sequence.Stream).Msg("unreadable message, dropped from delivery")
 		err = m.TermWithReason("unreadable")
+	case r.stops():
+		outcome = settledGivenBack
+		r.giveBack(m)
+		return
 	default:
 		outcome = settledLeft
 		r.broker.log.Warn().Err(err).Str("subject", m.Subject()).Uint64("delivered", meta.NumDelivered).Msg("will be redelivered")

@@ -18,7 +18,7 @@ const (
 	settledParked    = "parked"     // left with a schedule
 	settledLeft      = "left"       // not acknowledged: it is delivered again
 	settledDropped   = "dropped"    // unreadable
-	settledGivenBack = "given back" // not started before the stop
+	settledGivenBack = "given back" // not begun, or not done, before the stop
 )
 
 // Settled are all of them.

@@ -40,6 +40,7 @@ import (
 // (<metric>/<label>) or of all; docs/metrics.md lists them. A label that is not
 // here fails the test.
 var labelBounds = map[string]bound{
+	"breaker":   closed("closed", "open", "half-open"),
 	"edge":      closed(telemetry.SQS, telemetry.NATS, telemetry.Kubernetes, telemetry.Webhook),
 	"result":    closed(telemetry.Results()...),
 	"target":    {note: "a queue of `--sqs-queue-url`, a stream, a Kubernetes resource, or empty", values: slices.Concat(queueNames, streamNames(), cluster.Resources(), []string{""})},
