@@ -24,7 +24,10 @@ type Event struct {
 	Time     time.Time // when it was appended
 	Sequence int       // ordinal in the job's log: 0, 1, 2…
 	Trace    string    // W3C traceparent of the producer; empty without one
-	Data     proto.Message
+	// Span is the traceparent of the span that wrote the message, empty where
+	// tracing is off: it is the message's, and no part of the event.
+	Span string
+	Data proto.Message
 }
 
 // New is an event whose type follows from its data.
@@ -60,6 +63,7 @@ const (
 	extSequence     = "sequence"
 	extTrace        = "traceparent"
 	extPartition    = "partitionkey"
+	headerSpan      = "traceparent"
 )
 
 // Encode gives the headers and the data of a message in the CloudEvents NATS
@@ -98,6 +102,9 @@ func Encode(e Event) (map[string][]string, []byte, error) {
 	if e.ID != "" {
 		// Not through the SDK, which takes white space off the ends of an id.
 		h[headerPrefix+"subject"] = []string{escape(e.ID)}
+	}
+	if e.Span != "" {
+		h[headerSpan] = []string{e.Span}
 	}
 	return h, data, nil
 }
@@ -143,6 +150,9 @@ func Decode(header map[string][]string, data []byte) (Event, error) {
 	}
 	e := Event{
 		Type: Type(attr["type"]), Source: attr["source"], ID: attr["subject"], Trace: attr[extTrace],
+	}
+	if span := header[headerSpan]; len(span) > 0 {
+		e.Span = span[0]
 	}
 	k, ok := e.Type.kind()
 	if !ok {

@@ -23,7 +23,8 @@ import (
 
 // Config is what every service can be told; its tags are flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Broker  broker.Config   `embed:""`
+	Tracing process.Tracing `embed:""`
 
 	Installation string `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
 	Instance     string `name:"instance" placeholder:"NAME" help:"Name of this replica in connections, leases and status, unlike that of any other; default: the host's name and a random end."`
@@ -63,6 +64,7 @@ type Replica struct {
 
 	Broker *broker.Broker   // not connected before Connect
 	Calls  *telemetry.Calls // at every edge
+	Spans  *telemetry.Spans // nil: tracing is off
 	Name   string           // unlike that of any other replica
 	// Tell adds to what the replica says of itself on STATUS; set before Connect.
 	Tell func(*broker.Status)
@@ -72,6 +74,7 @@ type Replica struct {
 	log        zerolog.Logger
 	background sync.WaitGroup
 	cancel     context.CancelFunc
+	endTracing func()
 }
 
 // Start binds the address for health and metrics. From now on /readyz says what
@@ -87,6 +90,14 @@ func Start(ctx context.Context, role string, cfg Config, log zerolog.Logger) (*R
 	r := &Replica{Server: server, Calls: telemetry.NewCalls(server.Registry()), Name: cfg.Instance, role: role, started: time.Now().UTC(), log: log, cancel: func() {}}
 	if r.Name == "" {
 		r.Name = uniqueName()
+	}
+	tracer, endTracing, err := cfg.Tracing.Start(ctx, role, r.Name, log)
+	if err != nil {
+		server.Stop()
+		return nil, err
+	}
+	if r.endTracing = endTracing; cfg.Tracing.On {
+		r.Spans = telemetry.NewSpans(tracer)
 	}
 	cfg.Broker.Role, cfg.Broker.Instance = role, r.Name
 	cfg.Broker.Calls, cfg.Broker.Registerer = r.Calls, server.Registry()
@@ -124,6 +135,7 @@ func (r *Replica) Stop() {
 	r.cancel()
 	r.background.Wait()
 	r.Broker.Close()
+	r.endTracing()
 	r.Server.Stop()
 }
 

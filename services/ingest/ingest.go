@@ -79,7 +79,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	go policy.Watch(watching)
 	in := &intake{
 		broker: r.Broker, log: log, installation: cfg.Replica.Installation,
-		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()),
+		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()), spans: r.Spans,
 		policy: policy.Get, parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	queues, err := cfg.queues()

@@ -93,7 +93,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
 		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, finalizer: cfg.Finalizer,
-		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit),
+		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit), spans: r.Spans,
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
