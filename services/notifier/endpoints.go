@@ -19,16 +19,18 @@ import (
 )
 
 const (
-	// knownEndpoints bounds the endpoints of which something is kept, some 300
-	// bytes each. The least recently used is forgotten first, and each that was not
+	// knownEndpoints bounds the endpoints of which something is kept, up to 1 KB
+	// each. The least recently used is forgotten first, and each that was not
 	// used for idleEndpoint.
 	knownEndpoints = 100_000
 	idleEndpoint   = time.Hour
-	// roomPerSlot is how many tokens may wait in hand for each slot. An endpoint
-	// takes half of the room at most where it is alone, and less beside others.
+	// roomPerSlot is how many tokens may wait in hand for each slot while slots are
+	// free. An endpoint takes half of the room at most where it is alone, and less
+	// beside others. While none is free all wait: what comes behind them could not
+	// go either.
 	roomPerSlot = 2
 	// slotWait is how long a token waits in hand before it is parked.
-	slotWait = 5 * time.Second
+	slotWait = time.Second
 	// sayEvery is the least time between two lines about an endpoint that fails.
 	sayEvery = time.Minute
 )
@@ -99,7 +101,7 @@ func (s *endpoints) take(ctx context.Context, name string) (slot, error) {
 			return slot{endpoint: e, ticket: ticket}, nil
 		}
 	}
-	if e.health.State(now) != delivery.Closed || e.waiting.Len() >= s.room {
+	if e.health.State(now) != delivery.Closed || s.free > 0 && e.waiting.Len() >= s.room {
 		defer s.mu.Unlock()
 		return s.hold(e), nil
 	}

@@ -13,7 +13,7 @@ type metrics struct {
 	held      prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, e *endpoints) *metrics {
+func newMetrics(reg prometheus.Registerer, e *endpoints, u *undelivered) *metrics {
 	m := &metrics{
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_notifier_attempts_total", Help: "Attempts by what their outcome means: delivered, unwell, refused, gone.",
@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, e *endpoints) *metrics {
 			Name: "jobrelay_notifier_held_total", Help: "Callbacks parked without an attempt: their endpoint is left alone, or has no slot.",
 		}),
 	}
-	reg.MustRegister(m.attempts, m.callbacks, m.letters, m.replays, m.inFlight, m.held, endpointCounts{e})
+	reg.MustRegister(m.attempts, m.callbacks, m.letters, m.replays, m.inFlight, m.held, endpointCounts{e}, undeliveredAge{u})
 	return m
 }
 
@@ -58,4 +58,24 @@ func (c endpointCounts) Collect(to chan<- prometheus.Metric) {
 	for state, n := range states {
 		to <- prometheus.MustNewConstMetric(endpointsDesc, prometheus.GaugeValue, float64(n), string(state))
 	}
+}
+
+// undeliveredAge is how old the oldest undelivered callback is, and how many wait.
+type undeliveredAge struct{ of *undelivered }
+
+var (
+	oldestDesc = prometheus.NewDesc("jobrelay_notifier_oldest_undelivered_seconds",
+		"Age of the oldest callback that is neither delivered nor given up, since it became due; 0: none. Looked for every 15 s, the same from every replica.", nil, nil)
+	parkedDesc = prometheus.NewDesc("jobrelay_notifier_parked",
+		"Callbacks that wait for a time to come, as last counted; the same from every replica.", nil, nil)
+)
+
+// Describe and Collect make it a prometheus.Collector.
+func (a undeliveredAge) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(a, to) }
+
+// Collect tells what the last look has found.
+func (a undeliveredAge) Collect(to chan<- prometheus.Metric) {
+	age, parked := a.of.now()
+	to <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, age.Seconds())
+	to <- prometheus.MustNewConstMetric(parkedDesc, prometheus.GaugeValue, float64(parked))
 }

@@ -123,6 +123,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	log.Info().Str("instance", r.Name).Msg("notifier is running")
+	go n.undelivered.watch(watching)
 	group, ctx := errgroup.WithContext(ctx)
 	options := broker.ConsumeOptions{InFlight: tokensPerSlot * cfg.InFlight}
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.NotifierEvents, options, n.appended) })
@@ -136,17 +137,18 @@ type poster interface {
 }
 
 type notifier struct {
-	broker    *broker.Broker
-	client    poster
-	endpoints *endpoints
-	policy    *delivery.Policy
-	keys      func(service string) callback.Keys
-	peer      func(service, address string) webhook.Peer
-	ledgers   *lru.Cache[string, broker.LedgerEntry]
-	targets   *lru.Cache[string, target]
-	metrics   *metrics
-	log       zerolog.Logger
-	now       func() time.Time
+	broker      *broker.Broker
+	client      poster
+	endpoints   *endpoints
+	undelivered *undelivered
+	policy      *delivery.Policy
+	keys        func(service string) callback.Keys
+	peer        func(service, address string) webhook.Peer
+	ledgers     *lru.Cache[string, broker.LedgerEntry]
+	targets     *lru.Cache[string, target]
+	metrics     *metrics
+	log         zerolog.Logger
+	now         func() time.Time
 }
 
 func newNotifier(b *broker.Broker, client poster, policy *delivery.Policy, inFlight int, stopping <-chan struct{}, reg prometheus.Registerer, log zerolog.Logger) (*notifier, error) {
@@ -164,6 +166,7 @@ func newNotifier(b *broker.Broker, client poster, policy *delivery.Policy, inFli
 		keys:      func(string) callback.Keys { return callback.Keys{} },
 		peer:      func(string, string) webhook.Peer { return webhook.Peer{} },
 	}
-	n.metrics = newMetrics(reg, n.endpoints)
+	n.undelivered = &undelivered{broker: b, log: log}
+	n.metrics = newMetrics(reg, n.endpoints, n.undelivered)
 	return n, nil
 }
