@@ -18,6 +18,7 @@ GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev
 TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/
 BUF := $(BIN)/tools/buf
 GOLANGCI := $(BIN)/tools/golangci-lint
+PROMTOOL := $(BIN)/tools/promtool
 
 # Compose v2 where it is there, else v1 as Debian ships it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -96,12 +97,16 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 generate: $(BUF) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
 	@go test ./pkg/jobstatus -run 'Page$$' -update >/dev/null
-	@go test ./services/jobrelay -run TestConfigurationPage -update >/dev/null
+	@go test ./services/jobrelay -run 'TestConfigurationPage|TestMetricsPage' -update >/dev/null
 
 .PHONY: verify
-verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the format is stale.
+verify: $(BUF) $(KUBERNETES) monitoring ## Fail where a generated file, go.mod or the format is stale.
 	@cd proto && $(CURDIR)/$(BUF) lint
 	@sh deploy/verify.sh
+
+.PHONY: monitoring
+monitoring: $(PROMTOOL) ## The Prometheus rules and their tests, by promtool.
+	@cd deploy/monitoring && $(CURDIR)/$(PROMTOOL) check rules --lint-fatal rules.yaml && $(CURDIR)/$(PROMTOOL) test rules rules_test.yaml
 
 .PHONY: fuzz
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
@@ -180,3 +185,9 @@ $(BUF): tools/go.mod
 $(GOLANGCI): tools/go.mod
 	@echo "building golangci-lint (about 4 minutes, once)"
 	@$(TOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
+
+# A module of its own: Prometheus' dependencies would move those of the other tools.
+# Its service discovery, a fifth of it, is left out.
+$(PROMTOOL): tools/promtool/go.mod
+	@echo "building promtool (some minutes, once)"
+	@go build -modfile=tools/promtool/go.mod -tags remove_all_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/promtool && touch $@

@@ -384,7 +384,7 @@ func bareWatchMain() int {
 		if err != nil {
 			return err
 		}
-		server, err := process.Listen(ctx, cfg.Metrics)
+		server, err := process.Listen(ctx, cfg.Metrics, nil)
 		if err != nil {
 			return err
 		}

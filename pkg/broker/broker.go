@@ -16,7 +16,10 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Errors that callers decide by.
@@ -49,6 +52,9 @@ type Config struct {
 	// inboxes _INBOX_<role>.<instance>.>.
 	Role     string `kong:"-"`
 	Instance string `kong:"-"`
+
+	Calls      *telemetry.Calls      `kong:"-"` // nil: not counted
+	Registerer prometheus.Registerer `kong:"-"` // takes the metrics; nil: there are none
 }
 
 // Validate says what is wrong with the flags.
@@ -69,6 +75,7 @@ type Broker struct {
 	closed  chan struct{}
 	again   chan struct{} // one token for each reconnect that is not looked at yet
 	cfg     Config
+	metrics *metrics
 
 	mu      sync.Mutex
 	problem error // what stands against readiness beside the connection
@@ -76,10 +83,12 @@ type Broker struct {
 
 // New is a Broker that does nothing but Ready and Close before Connect.
 func New(cfg Config, log zerolog.Logger) *Broker {
-	return &Broker{
+	b := &Broker{
 		cfg: cfg, log: log, streams: map[string]jetstream.Stream{}, closed: make(chan struct{}), again: make(chan struct{}, 1),
 		problem: fmt.Errorf("waiting for NATS at %s", redacted(cfg.URL)),
 	}
+	b.metrics = newMetrics(cfg.Registerer, b)
+	return b
 }
 
 // Open is New and Connect.
@@ -235,6 +244,16 @@ func (b *Broker) stands(err error) {
 	b.problem = err
 }
 
+// connection is nil before there was one.
+func (b *Broker) connection() *nats.Conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.js == nil {
+		return nil
+	}
+	return b.conn
+}
+
 // JetStream is the client itself, for operators' commands and tests.
 func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 
@@ -249,6 +268,13 @@ func (b *Broker) Close() {
 // expectation was not met, or an error after which it is unknown whether the
 // message was stored.
 func (b *Broker) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
+	end := b.cfg.Calls.Begin(telemetry.NATS, streamOf(m.Subject), "publish")
+	sequence, err := b.send(ctx, m, opts...)
+	end(result(err))
+	return sequence, err
+}
+
+func (b *Broker) send(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
 	future, err := b.js.PublishMsgAsync(m, opts...)
 	if err != nil {
 		return 0, fmt.Errorf("publish %s: %w", m.Subject, err)
@@ -282,8 +308,24 @@ func isConflict(err error) bool {
 
 // last is the last message on a subject, which may hold wildcards.
 func (b *Broker) last(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
+	end := b.cfg.Calls.Begin(telemetry.NATS, stream, "get")
 	m, err := b.streams[stream].GetLastMsgForSubject(ctx, subject)
-	return m, getError(subject, err)
+	err = getError(subject, err)
+	end(result(err))
+	return m, err
+}
+
+// result is what a call's error is counted as.
+func result(err error) telemetry.Result {
+	switch {
+	case err == nil:
+		return telemetry.OK
+	case errors.Is(err, ErrConflict):
+		return telemetry.Conflict
+	case errors.Is(err, ErrNotFound):
+		return telemetry.Missing
+	}
+	return telemetry.Failed
 }
 
 func getError(what string, err error) error {

@@ -90,6 +90,10 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 		o.Grace = 20 * time.Second
 	}
 	run := &consumption{broker: b, consumer: c, handler: h, pull: o.Pull, slots: make(chan struct{}, o.InFlight), stopping: ctx.Done()}
+	b.metrics.serve(run)
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go run.watchLag(watching)
 	var cancel context.CancelFunc
 	run.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -102,7 +106,7 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
-		b.log.Warn().Err(err).Str("consumer", c.Stream+"/"+c.Name).Msg("consumer is taken up again")
+		b.log.Warn().Err(err).Stringer("consumer", c).Msg("consumer is taken up again")
 	}))
 	if errors.Is(err, ErrClosed) {
 		return err
@@ -116,7 +120,7 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 // once consumes until ctx ends, or until the server has ended the consumer: it
 // was deleted, and may be made again.
 func (r *consumption) once(ctx context.Context) error {
-	name := r.consumer.Stream + "/" + r.consumer.Name
+	name := r.consumer.String()
 	consumer, err := r.broker.js.Consumer(ctx, r.consumer.Stream, r.consumer.Name)
 	if err != nil {
 		return streamError(name, err)
@@ -153,18 +157,24 @@ type consumption struct {
 	pull     int
 	slots    chan struct{}
 	handlers sync.WaitGroup
-	inHand   sync.Map // stream sequence: a second copy of a message in hand is passed over
+	// inHand is when each message in hand was stored, by its stream sequence: a
+	// second copy of one is passed over.
+	inHand sync.Map
+
+	mu      sync.Mutex
+	state   *jetstream.ConsumerInfo // as NATS last told it; nil: not yet
+	stateAt time.Time
 }
 
 func (r *consumption) take(m jetstream.Msg) {
 	if r.stops() {
-		r.giveBack(m)
+		r.unstarted(m)
 		return
 	}
 	select {
 	case r.slots <- struct{}{}:
 	case <-r.stopping:
-		r.giveBack(m)
+		r.unstarted(m)
 		return
 	}
 	r.handlers.Go(func() {
@@ -182,6 +192,12 @@ func (r *consumption) stops() bool {
 	}
 }
 
+// unstarted gives back what came too late.
+func (r *consumption) unstarted(m jetstream.Msg) {
+	r.broker.metrics.settled(r.consumer, settledGivenBack)
+	r.giveBack(m)
+}
+
 // giveBack lets another replica have the message now rather than after AckWait.
 func (r *consumption) giveBack(m jetstream.Msg) {
 	if err := m.Nak(); err != nil {
@@ -195,10 +211,16 @@ func (r *consumption) handle(m jetstream.Msg) {
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Msg("a delivery without metadata")
 		return
 	}
-	if _, busy := r.inHand.LoadOrStore(meta.Sequence.Stream, struct{}{}); busy {
+	if _, busy := r.inHand.LoadOrStore(meta.Sequence.Stream, meta.Timestamp); busy {
 		return // its first copy settles it
 	}
 	defer r.inHand.Delete(meta.Sequence.Stream)
+	begin, outcome := time.Now(), settledAcked
+	r.broker.metrics.delivered(r.consumer, meta)
+	defer func() {
+		r.broker.metrics.settled(r.consumer, outcome)
+		r.broker.metrics.handling.WithLabelValues(r.consumer.String()).Observe(time.Since(begin).Seconds())
+	}()
 	stop := r.heartbeat(m)
 	defer stop()
 	err = r.handler(r.ctx, Message{
@@ -207,6 +229,7 @@ func (r *consumption) handle(m jetstream.Msg) {
 	})
 	var retry *retryError
 	if errors.As(err, &retry) {
+		outcome = settledParked
 		failpoint.Here(failpoint.Scheduling)
 		if err = r.broker.Schedule(r.ctx, retry.wakeup, retry.at); err != nil {
 			err = fmt.Errorf("schedule a retry (%w) after: %w", err, retry.err)
@@ -220,12 +243,15 @@ func (r *consumption) handle(m jetstream.Msg) {
 		err = m.Ack()
 		failpoint.Here(failpoint.Acked)
 	case errors.As(err, &permanent):
+		outcome = settledDropped
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Uint64("sequence", meta.Sequence.Stream).Msg("unreadable message, dropped from delivery")
 		err = m.TermWithReason("unreadable")
 	case r.stops():
+		outcome = settledGivenBack
 		r.giveBack(m)
 		return
 	default:
+		outcome = settledLeft
 		r.broker.log.Warn().Err(err).Str("subject", m.Subject()).Uint64("delivered", meta.NumDelivered).Msg("will be redelivered")
 		return
 	}

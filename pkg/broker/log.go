@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Tail is the end of a job's log, and all of it that a writer needs: each
@@ -61,6 +62,13 @@ const MostTails = 256
 // Tails reads the ends of at most MostTails logs in one call; a log that is empty is
 // not in what it returns.
 func (b *Broker) Tails(ctx context.Context, logs []LogName) (map[LogName]Tail, error) {
+	end := b.cfg.Calls.Begin(telemetry.NATS, StreamEvents, "get many")
+	out, err := b.tails(ctx, logs)
+	end(result(err))
+	return out, err
+}
+
+func (b *Broker) tails(ctx context.Context, logs []LogName) (map[LogName]Tail, error) {
 	filters := make([]string, 0, len(logs))
 	for _, l := range logs {
 		filters = append(filters, event.LogFilter(l.Service, l.Key))
@@ -141,9 +149,12 @@ func (b *Broker) Append(ctx context.Context, service string, after Tail, e event
 // EventAt is the event at a stream sequence of EVENTS, ErrNotFound once it is
 // past its age.
 func (b *Broker) EventAt(ctx context.Context, sequence uint64) (Stored, error) {
+	end := b.cfg.Calls.Begin(telemetry.NATS, StreamEvents, "get")
 	m, err := b.streams[StreamEvents].GetMsg(ctx, sequence)
+	err = getError(fmt.Sprintf("event at %d", sequence), err)
+	end(result(err))
 	if err != nil {
-		return Stored{}, getError(fmt.Sprintf("event at %d", sequence), err)
+		return Stored{}, err
 	}
 	return stored(m.Subject, m.Sequence, m.Header, m.Data)
 }

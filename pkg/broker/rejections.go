@@ -86,6 +86,7 @@ type Refusal struct {
 	Code, Message string // of the error
 	Source        string // CloudEvents source
 	Trace         string // W3C traceparent of the producer
+	Span          string // traceparent of the span that refuses it; empty without one
 	Callback      bool   // whether a 99 is to be sent
 	At            time.Time
 }
@@ -103,7 +104,7 @@ func (b *Broker) Refuse(ctx context.Context, r Refusal) error {
 	if err != nil {
 		return err
 	}
-	e.Trace = r.Trace
+	e.Trace, e.Span = r.Trace, r.Span
 	if _, err := b.Append(ctx, r.Service, Tail{}, e); !errors.Is(err, ErrConflict) {
 		return err
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,12 +34,12 @@ func (b *Broker) Request(ctx context.Context, key string) (event.Event, error) {
 	return DecodeRequest(m.Header, m.Data)
 }
 
-// Webhook is where the callbacks of an accepted request go, read without the rest of
-// it; nil: nowhere.
-func (b *Broker) Webhook(ctx context.Context, key string) (*jobsv1.Webhook, error) {
+// Webhook is where the callbacks of an accepted request go, nil: nowhere; and when
+// its queue took the message. It is read without the rest of the request.
+func (b *Broker) Webhook(ctx context.Context, key string) (hook *jobsv1.Webhook, queued time.Time, err error) {
 	m, err := b.last(ctx, StreamRequests, event.RequestSubject(key))
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	return event.DecodeWebhook(m.Header, m.Data)
 }

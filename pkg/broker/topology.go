@@ -110,6 +110,16 @@ func Topology(replicas int) []jetstream.StreamConfig {
 	return streams
 }
 
+// streamOf names the stream that a subject of ours is stored in.
+func streamOf(subject string) string {
+	first, _, _ := strings.Cut(subject, ".")
+	switch first {
+	case "schedules", "wakeups":
+		return StreamWakeups
+	}
+	return strings.ToUpper(first)
+}
+
 // Consumer is a durable consumer of the topology.
 type Consumer struct {
 	Stream, Name  string

@@ -126,12 +126,16 @@ func TestDecodeWebhookReadsWhatDecodeReads(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		want := rapid.OneOf(rapid.Just[*jobsv1.Webhook](nil), hook).Draw(rt, "webhook")
 		e := examples(t)[0]
-		e.Data = &jobsv1.JobRequested{Id: e.ID, Service: "example", Webhook: want}
+		queued := time.Unix(0, rapid.Int64Range(0, 4e18).Draw(rt, "queued")).UTC()
+		e.Data = &jobsv1.JobRequested{Id: e.ID, Service: "example", Webhook: want, QueuedAt: timestamppb.New(queued)}
 		header, data, err := event.Encode(e)
 		if err != nil {
 			rt.Skip("no valid UTF-8")
 		}
-		got, err := event.DecodeWebhook(header, data)
+		got, gotQueued, err := event.DecodeWebhook(header, data)
+		if !gotQueued.Equal(queued) {
+			rt.Fatalf("queued at %s, was %s", gotQueued, queued)
+		}
 		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
 			rt.Fatalf("%v\n%s", err, diff)
 		}
@@ -140,7 +144,7 @@ func TestDecodeWebhookReadsWhatDecodeReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := event.DecodeWebhook(header, data); !errors.Is(err, event.ErrNotAnEvent) {
+	if _, _, err := event.DecodeWebhook(header, data); !errors.Is(err, event.ErrNotAnEvent) {
 		t.Errorf("of another type: %v", err)
 	}
 }

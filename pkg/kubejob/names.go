@@ -31,6 +31,10 @@ const (
 	// clock (RFC 3339, to the millisecond); absent where the queue did not say. So
 	// who records the Job's end knows its queue time and reads no request for it.
 	AnnotationQueuedAt = "jobrelay.dev/queued-at"
+	// AnnotationTrace holds a W3C traceparent: of the span that made the Job where
+	// the launcher traces, else the producer's; absent where there is neither. What
+	// runs in the Job may go on with the trace.
+	AnnotationTrace = "jobrelay.dev/traceparent"
 	// AnnotationNotStarting is the watcher's note of why and since when the
 	// Job's Pod does not start, <class>@<RFC 3339>: its clock outlives restarts.
 	AnnotationNotStarting = "jobrelay.dev/not-starting"

@@ -72,7 +72,7 @@ func TestFilesThatBelongTogether(t *testing.T) {
 	if err != nil || f.Get() != 1 {
 		t.Fatal(err)
 	}
-	s, err := Listen(t.Context(), "127.0.0.1:0")
+	s, err := Listen(t.Context(), "127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestArgumentsWinOverTheEnvironment(t *testing.T) {
 }
 
 func TestReadiness(t *testing.T) {
-	s, err := process.Listen(t.Context(), "127.0.0.1:0")
+	s, err := process.Listen(t.Context(), "127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestReadiness(t *testing.T) {
 	if _, body := get("/metrics"); !strings.Contains(body, "jobrelay_build_info{") || !strings.Contains(body, "go_goroutines") {
 		t.Error("metrics are missing")
 	}
-	if _, err := process.Listen(t.Context(), s.Address()); err == nil || !strings.Contains(err.Error(), "--metrics-addr") {
+	if _, err := process.Listen(t.Context(), s.Address(), nil); err == nil || !strings.Contains(err.Error(), "--metrics-addr") {
 		t.Errorf("a taken address: %v", err)
 	}
 }
@@ -94,6 +94,39 @@ func TestLogForms(t *testing.T) {
 		log.Info().Msg("hello")
 		if !strings.Contains(out.String(), want) || strings.Contains(out.String(), "quiet") {
 			t.Errorf("%s: %s", form, out.String())
+		}
+	}
+}
+
+// TestProfilesAreAskedFor: without Profile there are none, and the command line,
+// where a login may stand, is never told.
+func TestProfilesAreAskedFor(t *testing.T) {
+	s, err := process.Listen(t.Context(), "127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	get := func(path string) int {
+		res, err := http.Get("http://" + s.Address() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
+	}
+	if code := get("/debug/pprof/"); code != http.StatusNotFound {
+		t.Errorf("without it: %d", code)
+	}
+	s.Profile()
+	for path, want := range map[string]int{
+		"/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/goroutine": 200, "/debug/pprof/profile?seconds=1": 200,
+		"/debug/pprof/cmdline": 404,
+	} {
+		if code := get(path); code != want {
+			t.Errorf("%s: %d", path, code)
 		}
 	}
 }

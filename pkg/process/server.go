@@ -8,7 +8,10 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/pprof" //nolint:gosec // G108: its handlers on the default mux, which nothing serves
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -22,7 +25,8 @@ import (
 type Server struct {
 	listener net.Listener
 	http     *http.Server
-	registry *prometheus.Registry
+	mux      *http.ServeMux
+	registry *Registry
 	done     chan struct{}
 
 	mu     sync.Mutex
@@ -40,25 +44,35 @@ type State func() (string, error)
 var liveHeap = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile("^/gc/heap/live:bytes$")}
 
 // Listen binds address, host:port, and answers in the background until Stop.
-// Port 0 takes a free one. It is not ready before a Check was added.
-func Listen(ctx context.Context, address string) (*Server, error) {
+// Port 0 takes a free one. It is not ready before a Check was added. A nil
+// registry stands for one of its own.
+func Listen(ctx context.Context, address string, registry *Registry) (*Server, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("health and metrics: %w; choose another with --metrics-addr", err)
 	}
-	registry := prometheus.NewRegistry()
+	if registry == nil {
+		registry = NewRegistry()
+	}
 	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(liveHeap)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s := &Server{listener: l, mux: http.NewServeMux(), registry: registry, done: make(chan struct{}), checks: map[string]State{}}
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "jobrelay_build_info", Help: "1; the label says what was built.",
-		ConstLabels: prometheus.Labels{"version": Version()},
-	}, func() float64 { return 1 }))
-	s := &Server{listener: l, registry: registry, done: make(chan struct{}), checks: map[string]State{}}
+		Name: "jobrelay_build_info", Help: "1; the labels say what was built.",
+		ConstLabels: prometheus.Labels{"version": Version(), "revision": revision(), "goversion": runtime.Version()},
+	}, func() float64 { return 1 }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "jobrelay_ready", Help: "1 while /readyz answers 200, 0 while it says what is waited for.",
+	}, func() float64 {
+		if _, ready := s.Checks(); ready {
+			return 1
+		}
+		return 0
+	}))
 	s.serve()
 	return s, nil
 }
 
 // Registry takes the process's metrics.
-func (s *Server) Registry() *prometheus.Registry { return s.registry }
+func (s *Server) Registry() *Registry { return s.registry }
 
 // Address is the bound host:port.
 func (s *Server) Address() string { return s.listener.Addr().String() }
@@ -94,15 +108,36 @@ func (s *Server) AddFile(name string, f interface {
 }
 
 func (s *Server) serve() {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
-	s.http = &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	s.mux.HandleFunc("GET /readyz", s.ready)
+	// OpenMetrics for the exemplars; native histograms come with Prometheus'
+	// protobuf form, which the handler speaks by itself.
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	s.http = &http.Server{Handler: s.mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	go func() {
 		defer close(s.done)
 		_ = s.http.Serve(s.listener) // ends with Stop; a broken listener shows in the probes
 	}()
+}
+
+// Profile answers /debug/pprof/ from now on, all but its command line, which may
+// hold a login. Whoever can reach the address can make the process work for it.
+func (s *Server) Profile() {
+	s.mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and the named profiles
+	s.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	s.mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+}
+
+// revision is the commit that was built, where the build knows it.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				return setting.Value
+			}
+		}
+	}
+	return ""
 }
 
 // Checks is what each part says of itself, and whether all are ready.

@@ -18,15 +18,21 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Config is what every service can be told; its tags are flags.
 type Config struct {
-	Broker broker.Config `embed:""`
+	Broker  broker.Config   `embed:""`
+	Tracing process.Tracing `embed:""`
 
 	Installation string `name:"installation" default:"default" help:"Name of this installation, in the events' source and on its Jobs."`
 	Instance     string `name:"instance" placeholder:"NAME" help:"Name of this replica in connections, leases and status, unlike that of any other; default: the host's name and a random end."`
 	MetricsAddr  string `name:"metrics-addr" default:":9090" help:"Address of /healthz, /readyz and /metrics."`
+	Pprof        bool   `name:"pprof" help:"Serve /debug/pprof/ there, too: profiles of the running process. Whoever reaches the address can have them made."`
+
+	// Registry takes the metrics; nil: one of its own.
+	Registry *process.Registry `kong:"-"`
 }
 
 // name is one token of a NATS subject, and fits into an inbox prefix.
@@ -56,8 +62,10 @@ const (
 type Replica struct {
 	*process.Server // health and metrics
 
-	Broker *broker.Broker // not connected before Connect
-	Name   string         // unlike that of any other replica
+	Broker *broker.Broker   // not connected before Connect
+	Calls  *telemetry.Calls // at every edge
+	Spans  *telemetry.Spans // nil: tracing is off
+	Name   string           // unlike that of any other replica
 	// Tell adds to what the replica says of itself on STATUS; set before Connect.
 	Tell func(*broker.Status)
 
@@ -66,20 +74,33 @@ type Replica struct {
 	log        zerolog.Logger
 	background sync.WaitGroup
 	cancel     context.CancelFunc
+	endTracing func()
 }
 
 // Start binds the address for health and metrics. From now on /readyz says what
 // the service is waiting for. Stop ends it.
 func Start(ctx context.Context, role string, cfg Config, log zerolog.Logger) (*Replica, error) {
-	server, err := process.Listen(ctx, cfg.MetricsAddr)
+	server, err := process.Listen(ctx, cfg.MetricsAddr, cfg.Registry)
 	if err != nil {
 		return nil, err
 	}
-	r := &Replica{Server: server, Name: cfg.Instance, role: role, started: time.Now().UTC(), log: log, cancel: func() {}}
+	if cfg.Pprof {
+		server.Profile()
+	}
+	r := &Replica{Server: server, Calls: telemetry.NewCalls(server.Registry()), Name: cfg.Instance, role: role, started: time.Now().UTC(), log: log, cancel: func() {}}
 	if r.Name == "" {
 		r.Name = uniqueName()
 	}
+	tracer, endTracing, err := cfg.Tracing.Start(ctx, role, r.Name, log)
+	if err != nil {
+		server.Stop()
+		return nil, err
+	}
+	if r.endTracing = endTracing; cfg.Tracing.On {
+		r.Spans = telemetry.NewSpans(tracer)
+	}
 	cfg.Broker.Role, cfg.Broker.Instance = role, r.Name
+	cfg.Broker.Calls, cfg.Broker.Registerer = r.Calls, server.Registry()
 	r.Broker = broker.New(cfg.Broker, log)
 	server.Add("nats", r.Broker.Ready)
 	return r, nil
@@ -114,6 +135,7 @@ func (r *Replica) Stop() {
 	r.cancel()
 	r.background.Wait()
 	r.Broker.Close()
+	r.endTracing()
 	r.Server.Stop()
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Bounds of the protocol (Amazon SQS developer guide, quotas).
@@ -53,6 +55,7 @@ func (m *Message) Deadline() time.Time { return m.deadline }
 // Queue is one SQS queue.
 type Queue struct {
 	client     *sqs.Client
+	calls      *telemetry.Calls
 	url, name  string
 	visibility time.Duration
 }
@@ -65,7 +68,8 @@ type Config struct {
 	// Endpoint is that of a development stack: it is called with the
 	// credentials of nobody, whatever the environment says. Empty: the SDK's.
 	Endpoint string
-	Region   string // empty: the SDK's, else the one in the queue's host
+	Region   string           // empty: the SDK's, else the one in the queue's host
+	Calls    *telemetry.Calls // nil: not counted
 }
 
 // Open looks the queue up. Its error is that of the first call, or says what
@@ -96,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 			o.BaseEndpoint = &cfg.Endpoint // wins over AWS_ENDPOINT_URL_SQS
 		}
 	})
-	q := &Queue{client: client, url: cfg.QueueURL, name: nameIn(u)}
+	q := &Queue{client: client, calls: cfg.Calls, url: cfg.QueueURL, name: nameIn(u)}
 	return q, q.refresh(ctx)
 }
 
@@ -132,18 +136,61 @@ func regionOf(host string) string {
 }
 
 func (q *Queue) refresh(ctx context.Context) error {
-	out, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
-		QueueUrl: &q.url, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameVisibilityTimeout},
-	})
+	values, err := q.attributes(ctx, types.QueueAttributeNameVisibilityTimeout)
 	if err != nil {
-		return fmt.Errorf("queue %s: %w%s", q.name, err, advice(err))
+		return err
 	}
-	s, err := strconv.Atoi(out.Attributes[string(types.QueueAttributeNameVisibilityTimeout)])
-	if err != nil {
-		return fmt.Errorf("queue %s: visibility timeout %q", q.name, out.Attributes[string(types.QueueAttributeNameVisibilityTimeout)])
-	}
-	q.visibility = time.Duration(s) * time.Second
+	q.visibility = time.Duration(values[0]) * time.Second
 	return nil
+}
+
+// attributes are numbers that the queue says of itself.
+func (q *Queue) attributes(ctx context.Context, names ...types.QueueAttributeName) ([]int, error) {
+	end := q.calls.Begin(telemetry.SQS, q.name, "attributes")
+	out, err := q.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: &q.url, AttributeNames: names})
+	end(result(err))
+	if err != nil {
+		return nil, fmt.Errorf("queue %s: %w%s", q.name, err, advice(err))
+	}
+	values := make([]int, len(names))
+	for i, name := range names {
+		if values[i], err = strconv.Atoi(out.Attributes[string(name)]); err != nil {
+			return nil, fmt.Errorf("queue %s: %s %q", q.name, name, out.Attributes[string(name)])
+		}
+	}
+	return values, nil
+}
+
+// Depth is how many messages a queue has, as far as SQS knows: its counts trail
+// by up to a minute.
+type Depth struct{ Visible, InFlight, Delayed int }
+
+// Depth asks the queue, which is a request that is paid for like any other.
+func (q *Queue) Depth(ctx context.Context) (Depth, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	v, err := q.attributes(ctx, types.QueueAttributeNameApproximateNumberOfMessages,
+		types.QueueAttributeNameApproximateNumberOfMessagesNotVisible, types.QueueAttributeNameApproximateNumberOfMessagesDelayed)
+	if err != nil {
+		return Depth{}, err
+	}
+	return Depth{v[0], v[1], v[2]}, nil
+}
+
+// result is what a call's error is counted as.
+func result(err error) telemetry.Result {
+	if err == nil {
+		return telemetry.OK
+	}
+	var code interface{ ErrorCode() string }
+	if errors.As(err, &code) && (strings.Contains(code.ErrorCode(), "Throttl") || code.ErrorCode() == "OverLimit") {
+		return telemetry.Limited
+	}
+	var answer interface{ HTTPStatusCode() int }
+	if errors.As(err, &answer) && answer.HTTPStatusCode() >= 400 {
+		return telemetry.Status(answer.HTTPStatusCode())
+	}
+	return telemetry.Failed // a lost answer, too
 }
 
 // Name is the last part of the queue's URL.
@@ -159,6 +206,7 @@ func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxPoll+callTimeout)
 	defer cancel()
 	asked := time.Now()
+	end := q.calls.Begin(telemetry.SQS, q.name, "receive")
 	out, err := q.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
 		QueueUrl: &q.url, MaxNumberOfMessages: int32(min(most, maxBatch)), WaitTimeSeconds: int32(maxPoll / time.Second), //nolint:gosec // small constants
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{
@@ -167,6 +215,7 @@ func (q *Queue) Receive(ctx context.Context, most int) ([]*Message, error) {
 		},
 		MessageAttributeNames: []string{"traceparent"},
 	}, func(o *sqs.Options) { o.RetryMaxAttempts = 1 }) // who polls decides when to poll again
+	end(result(err))
 	if err != nil {
 		return nil, fmt.Errorf("receive from %s: %w", q.name, err)
 	}
@@ -219,7 +268,9 @@ func (q *Queue) Delete(ctx context.Context, messages []*Message) (rest []*Messag
 		for i, m := range batch {
 			entries[i] = types.DeleteMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), ReceiptHandle: &m.handle}
 		}
+		end := q.calls.Begin(telemetry.SQS, q.name, "delete")
 		out, err := q.client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: entries})
+		end(result(err))
 		if err != nil {
 			wrong, rest = append(wrong, fmt.Errorf("delete from %s: %w", q.name, err)), append(rest, batch...)
 			continue
@@ -265,7 +316,9 @@ func (q *Queue) changeVisibility(ctx context.Context, messages []*Message, wante
 			}
 		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
+		end := q.calls.Begin(telemetry.SQS, q.name, "visibility")
 		out, err := q.client.ChangeMessageVisibilityBatch(call, &sqs.ChangeMessageVisibilityBatchInput{QueueUrl: &q.url, Entries: entries})
+		end(result(err))
 		cancel()
 		if err != nil {
 			wrong = append(wrong, fmt.Errorf("visibility in %s: %w", q.name, err))

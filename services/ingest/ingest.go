@@ -79,7 +79,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	go policy.Watch(watching)
 	in := &intake{
 		broker: r.Broker, log: log, installation: cfg.Replica.Installation,
-		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()),
+		options: request.Options{Strict: cfg.Strict, MaxBackoffLimit: cfg.MaxBackoffLimit}, metrics: newMetrics(r.Registry()), spans: r.Spans,
 		policy: policy.Get, parsing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	queues, err := cfg.queues()
@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	var receivers []*receiver
 	held, broken := semaphore.NewWeighted(maxBytes), &gate{}
 	for _, q := range queues {
-		receiver := newReceiver(q, in, broken, held, sqsqueue.Config{Endpoint: cfg.Endpoint, Region: cfg.Region}, log)
+		receiver := newReceiver(q, in, broken, held, sqsqueue.Config{Endpoint: cfg.Endpoint, Region: cfg.Region, Calls: r.Calls}, log)
 		r.AddState("queue "+q.name, receiver.ready)
 		receivers = append(receivers, receiver)
 	}

@@ -3,10 +3,11 @@ package ingest
 import (
 	"context"
 	"errors"
-	"regexp"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -15,6 +16,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // intake decides what becomes of one message.
@@ -25,6 +27,7 @@ type intake struct {
 	options      request.Options
 	policy       func() *request.Policy
 	metrics      *metrics
+	spans        *telemetry.Spans
 	// parsing bounds the messages being parsed: a hostile one of 1 MiB may take
 	// 80 MB while it is.
 	parsing chan struct{}
@@ -34,6 +37,18 @@ type intake struct {
 // or recorded as rejected. After an error it may be called again; whatever was
 // stored then is found.
 func (in *intake) take(ctx context.Context, from queue, m *sqsqueue.Message) error {
+	ctx, span := in.spans.Follow(ctx, "accept", trace.SpanKindConsumer, telemetry.Origin{Trace: traceOf(m)},
+		attribute.String("messaging.system", "aws_sqs"), attribute.String("messaging.destination.name", from.name))
+	outcome, err := in.decide(ctx, from, m, span)
+	if err != nil {
+		outcome = "failed"
+	}
+	span.End(outcome, err != nil)
+	return err
+}
+
+// decide says what became of the message, its outcome.
+func (in *intake) decide(ctx context.Context, from queue, m *sqsqueue.Message, span *telemetry.Span) (outcome string, err error) {
 	queue := from.name
 	in.parsing <- struct{}{}
 	parsed := request.Parse(m.Body, in.options)
@@ -45,12 +60,13 @@ func (in *intake) take(ctx context.Context, from queue, m *sqsqueue.Message) err
 		})
 	}
 	if parsed.Request == nil {
-		return in.reject(ctx, queue, m, parsed, jobstatus.MessageInvalid, parsed.Problems)
+		return in.reject(ctx, queue, m, span, parsed, jobstatus.MessageInvalid, parsed.Problems)
 	}
 	r := parsed.Request
 	if denied := in.policy().Check(r); len(denied) > 0 {
-		return in.denied(ctx, queue, m, parsed, denied)
+		return in.denied(ctx, queue, m, span, parsed, denied)
 	}
+	span.Set(telemetry.AttrID.String(r.GetId()), telemetry.AttrKey.String(event.Key(r.GetId())), telemetry.AttrService.String(r.GetService()))
 	r.AcceptedAt = timestamppb.Now()
 	if !m.SentAt.IsZero() {
 		r.QueuedAt = timestamppb.New(m.SentAt)
@@ -58,54 +74,55 @@ func (in *intake) take(ctx context.Context, from queue, m *sqsqueue.Message) err
 	key := event.Key(r.GetId())
 	e, err := event.New(key, event.SourceOfQueue(in.installation, queue), r.GetId(), 0, r.GetAcceptedAt().AsTime(), r)
 	if err != nil {
-		return err
+		return "", err
 	}
-	e.Trace = traceOf(m)
+	e.Trace, e.Span = traceOf(m), span.Own()
 	err = in.broker.Accept(ctx, e)
 	switch {
 	case err == nil:
-		in.settled("accepted", zerolog.InfoLevel, r.GetId(), r.GetService()).Int("warnings", len(parsed.Warnings)).Msg("request accepted")
-		return nil
+		in.metrics.age.Reached(telemetry.StepAccepted, m.SentAt, time.Now(), m.Trace)
+		in.settled(outcomeAccepted, zerolog.InfoLevel, r.GetId(), r.GetService(), span).Int("warnings", len(parsed.Warnings)).Msg("request accepted")
+		return outcomeAccepted, nil
 	case errors.Is(err, broker.ErrConflict):
-		return in.known(ctx, queue, m, parsed)
+		return in.known(ctx, queue, m, span, parsed)
 	default:
-		return err
+		return "", err
 	}
 }
 
 // denied rejects what the policy does not allow, unless the same request was
 // accepted before the policy changed: then it is known.
-func (in *intake) denied(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result, problems []request.Problem) error {
+func (in *intake) denied(ctx context.Context, queue string, m *sqsqueue.Message, span *telemetry.Span, parsed request.Result, problems []request.Problem) (string, error) {
 	stored, err := in.broker.Request(ctx, event.Key(parsed.ID))
 	switch first, ok := stored.Data.(*jobsv1.JobRequested); {
 	case err == nil && ok && first.GetHash() == parsed.Request.GetHash():
-		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
-		return nil
+		in.settled(outcomeDuplicate, zerolog.InfoLevel, parsed.ID, parsed.Service, span).Msg("request known already")
+		return outcomeDuplicate, nil
 	case err != nil && !errors.Is(err, broker.ErrNotFound):
-		return err
+		return "", err
 	}
-	return in.reject(ctx, queue, m, parsed, jobstatus.PolicyDenied, problems)
+	return in.reject(ctx, queue, m, span, parsed, jobstatus.PolicyDenied, problems)
 }
 
 // known tells the same request again from another one under the same id.
-func (in *intake) known(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result) error {
+func (in *intake) known(ctx context.Context, queue string, m *sqsqueue.Message, span *telemetry.Span, parsed request.Result) (string, error) {
 	stored, err := in.broker.Request(ctx, event.Key(parsed.ID))
 	if err != nil {
-		return err
+		return "", err
 	}
 	first, ok := stored.Data.(*jobsv1.JobRequested)
 	if ok && first.GetHash() == parsed.Request.GetHash() {
-		in.settled("duplicate", zerolog.InfoLevel, parsed.ID, parsed.Service).Msg("request known already")
-		return nil
+		in.settled(outcomeDuplicate, zerolog.InfoLevel, parsed.ID, parsed.Service, span).Msg("request known already")
+		return outcomeDuplicate, nil
 	}
-	return in.reject(ctx, queue, m, parsed, jobstatus.IDReused, []request.Problem{{
+	return in.reject(ctx, queue, m, span, parsed, jobstatus.IDReused, []request.Problem{{
 		Path: "$.id", Code: "reused", Message: "the id was accepted before with a different request; an id is spent for 15 days",
 	}})
 }
 
 // reject records the raw message and its reasons, then appends the rejection
 // to a log of its own.
-func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message, parsed request.Result, code jobstatus.Code, problems []request.Problem) error {
+func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message, span *telemetry.Span, parsed request.Result, code jobstatus.Code, problems []request.Problem) (string, error) {
 	listed := make([]*jobsv1.Problem, 0, len(problems))
 	for _, p := range problems {
 		listed = append(listed, &jobsv1.Problem{Path: p.Path, Code: p.Code, Message: p.Message})
@@ -113,27 +130,24 @@ func (in *intake) reject(ctx context.Context, queue string, m *sqsqueue.Message,
 	logKey := event.RejectedLogKey(parsed.ID, m.Body)
 	callback, err := in.wantsCallback(ctx, parsed, code)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := in.broker.Refuse(ctx, broker.Refusal{
 		Rejection: broker.Rejection{LogKey: logKey, Body: m.Body, ID: parsed.ID, Service: parsed.Service, Webhook: parsed.Webhook, Problems: listed},
 		Code:      string(code), Message: request.Sentence(problems), Callback: callback,
-		Source: event.SourceOfQueue(in.installation, queue), Trace: traceOf(m), At: time.Now(),
+		Source: event.SourceOfQueue(in.installation, queue), Trace: traceOf(m), Span: span.Own(), At: time.Now(),
 	}); err != nil {
-		return err
+		return "", err
 	}
-	in.settled("rejected", zerolog.WarnLevel, parsed.ID, parsed.Service).
+	in.settled(outcomeRejected, zerolog.WarnLevel, parsed.ID, parsed.Service, span).
 		Str("code", string(code)).Str("log", logKey).Str("reason", request.Sentence(problems)).Msg("message rejected")
-	return nil
+	return outcomeRejected, nil
 }
-
-// traceparent is the form of W3C Trace Context, level 2, version 00 and later.
-var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 // traceOf is the producer's trace context, where it is one: it becomes a header
 // of every callback.
 func traceOf(m *sqsqueue.Message) string {
-	if !traceparent.MatchString(m.Trace) {
+	if !telemetry.IsTraceparent(m.Trace) {
 		return ""
 	}
 	return m.Trace
@@ -157,9 +171,10 @@ func (in *intake) wantsCallback(ctx context.Context, parsed request.Result, code
 	return false, err
 }
 
-func (in *intake) settled(outcome string, level zerolog.Level, id, service string) *zerolog.Event {
+// settled counts what became of a message, and begins its one line.
+func (in *intake) settled(outcome string, level zerolog.Level, id, service string, span *telemetry.Span) *zerolog.Event {
 	in.metrics.messages.WithLabelValues(outcome).Inc()
-	line := in.log.WithLevel(level)
+	line := telemetry.Traced(in.log.WithLevel(level), span.Traceparent())
 	if id != "" {
 		line = line.Str("id", id).Str("key", event.Key(id))
 	}

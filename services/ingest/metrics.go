@@ -1,7 +1,11 @@
 package ingest
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // metrics of the service. The label queue is bounded by the configuration.
@@ -10,7 +14,16 @@ type metrics struct {
 	messages  *prometheus.CounterVec
 	requests  *prometheus.CounterVec
 	undeleted *prometheus.CounterVec
+	age       *telemetry.Age
 }
+
+// Outcomes of a message, the label of their metric.
+const (
+	outcomeAccepted  = "accepted"
+	outcomeDuplicate = "duplicate"
+	outcomeRejected  = "rejected"
+	outcomeGivenBack = "given back"
+)
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -24,8 +37,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		undeleted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_ingest_undeleted_total", Help: "Messages that are settled and could not be deleted: they come again and are known.",
 		}, []string{"queue"}),
+		age: telemetry.NewAge(reg),
 	}
 	reg.MustRegister(m.messages, m.requests, m.undeleted)
+	for _, outcome := range []string{outcomeAccepted, outcomeDuplicate, outcomeRejected, outcomeGivenBack} {
+		m.messages.WithLabelValues(outcome) // begins with 0
+	}
 	return m
 }
 
@@ -54,8 +71,15 @@ func (m *metrics) queue(r *receiver) *queueMetrics {
 		}
 		return float64(at.UnixMilli()) / 1000
 	})
+	gauge("jobrelay_ingest_oldest_seconds", "Age of the oldest message held, since its SentTimestamp; 0: none.", func() float64 {
+		if sent := r.oldest(); !sent.IsZero() {
+			return max(0, time.Since(sent).Seconds())
+		}
+		return 0
+	})
+	m.reg.MustRegister(newDepth(r))
 	return &queueMetrics{
 		requests:  m.requests.MustCurryWith(labels),
-		undeleted: m.undeleted.With(labels), givenBack: m.messages.WithLabelValues("given back"),
+		undeleted: m.undeleted.With(labels), givenBack: m.messages.WithLabelValues(outcomeGivenBack),
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 const (
@@ -193,6 +194,10 @@ func (r *receiver) poll(ctx, work context.Context, another func(), handlers *syn
 			another()
 		}
 		wait.Reset()
+		now := time.Now()
+		for _, m := range messages {
+			r.intake.metrics.age.Reached(telemetry.StepReceived, m.SentAt, now, m.Trace)
+		}
 		size := r.hold(messages)
 		if r.bytes.Acquire(work, size) != nil {
 			size = 0
@@ -394,6 +399,25 @@ func (r *receiver) due() []*sqsqueue.Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(slices.Collect(maps.Keys(r.held)), func(m *sqsqueue.Message) bool { return time.Until(m.Deadline()) > r.Visibility()/3 })
+}
+
+// oldest is when the oldest message that is held was sent; zero: none is held.
+func (r *receiver) oldest() (sent time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for m := range r.held {
+		if !m.SentAt.IsZero() && (sent.IsZero() || m.SentAt.Before(sent)) {
+			sent = m.SentAt
+		}
+	}
+	return sent
+}
+
+// opened is the queue, or nil before it is open.
+func (r *receiver) opened() *sqsqueue.Queue {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.Queue
 }
 
 // now is what the metrics show.

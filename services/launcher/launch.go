@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 	batchv1 "k8s.io/api/batch/v1"
@@ -23,6 +25,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 const (
@@ -57,6 +60,7 @@ type launcher struct {
 	rate         *rate.Limiter // of all launches of this replica
 	services     *services
 	metrics      *metrics
+	spans        *telemetry.Spans
 }
 
 // wakeup is the payload of a parked launch.
@@ -101,6 +105,26 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 	if !ok {
 		return broker.Permanent(fmt.Errorf("%s is no request", e.Type))
 	}
+	ctx, span := l.spans.Follow(ctx, "launch", trace.SpanKindConsumer, originOf(e),
+		telemetry.AttrID.String(r.GetId()), telemetry.AttrKey.String(e.LogKey), telemetry.AttrService.String(r.GetService()))
+	// What is written next comes of this span, and so is the trace of its lines.
+	if own := span.Own(); own != "" {
+		e.Span = own
+	}
+	err := l.bring(ctx, e, r, w)
+	outcome := "settled"
+	if err != nil {
+		outcome = "again"
+	}
+	span.End(outcome, false)
+	return err
+}
+
+// originOf is where the request comes from, for the spans.
+func originOf(e event.Event) telemetry.Origin { return telemetry.Origin{Trace: e.Trace, Span: e.Span} }
+
+// bring decides about a request and acts.
+func (l *launcher) bring(ctx context.Context, e event.Event, r *jobsv1.JobRequested, w wakeup) error {
 	read := l.now()
 	tail, err := l.broker.Tail(ctx, r.GetService(), e.LogKey)
 	if err != nil {
@@ -110,7 +134,7 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		if r.GetAcceptedAt().AsTime().Sub(tail.Last.Time) > spentBefore {
 			return l.spent(ctx, e, r)
 		}
-		l.metrics.launches.WithLabelValues("known").Inc()
+		l.metrics.launches.WithLabelValues(outcomeKnown).Inc()
 		return nil
 	}
 	var job *batchv1.Job
@@ -134,7 +158,7 @@ func (l *launcher) launch(ctx context.Context, e event.Event, w wakeup) error {
 		if l.now().Sub(read) > decisionAge {
 			return l.failed(ctx, e, r, tail, w, errStale)
 		}
-		if job, adopted, err = l.create(ctx, r); err != nil {
+		if job, adopted, err = l.create(ctx, r, originOf(e)); err != nil {
 			return l.failed(ctx, e, r, tail, w, err)
 		}
 	}
@@ -161,13 +185,13 @@ func (l *launcher) spent(ctx context.Context, e event.Event, r *jobsv1.JobReques
 			Webhook: r.GetWebhook(), Problems: []*jobsv1.Problem{problem},
 		},
 		Code: string(jobstatus.IDReused), Message: problem.GetPath() + " " + problem.GetMessage(),
-		Source: e.Source, Trace: e.Trace, At: l.now(),
+		Source: e.Source, Trace: e.Trace, Span: e.Span, At: l.now(),
 	})
 	if err != nil {
 		return err
 	}
-	l.metrics.launches.WithLabelValues("spent").Inc()
-	l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).Msg("the id had a job before; recorded among the rejections")
+	l.metrics.launches.WithLabelValues(outcomeSpent).Inc()
+	l.line(zerolog.WarnLevel, e, r).Msg("the id had a job before; recorded among the rejections")
 	return nil
 }
 
@@ -182,9 +206,16 @@ var (
 
 // create sends the Job under its short name, or under its long one where
 // another id has that. A Job of this very request is adopted.
-func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1.Job, bool, error) {
+func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested, o telemetry.Origin) (job *batchv1.Job, adopted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	ctx, span := l.spans.Within(ctx, "create Job", trace.SpanKindClient, o, attribute.String("k8s.namespace.name", r.GetJob().GetNamespace()))
+	defer func() {
+		if job != nil {
+			span.Set(attribute.String("k8s.job.name", job.Name), attribute.String("k8s.job.uid", string(job.UID)))
+		}
+		span.End(created(adopted, err), err != nil)
+	}()
 	jobs := l.jobs.Jobs(r.GetJob().GetNamespace())
 	for _, name := range names(r) {
 		job, err := kubejob.Build(r, l.installation, name)
@@ -195,6 +226,9 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 			job.Finalizers = nil
 		}
 		kubejob.Lay(job, l.policy().Rules(r.GetService()).JobTemplate)
+		if t := span.Traceparent(); t != "" {
+			job.Annotations[kubejob.AnnotationTrace] = t
+		}
 		created, err := jobs.Create(ctx, job, metav1.CreateOptions{})
 		if err == nil {
 			return created, false, nil
@@ -211,6 +245,16 @@ func (l *launcher) create(ctx context.Context, r *jobsv1.JobRequested) (*batchv1
 		}
 	}
 	return nil, false, errNameTaken
+}
+
+func created(adopted bool, err error) string {
+	switch {
+	case err != nil:
+		return "failed"
+	case adopted:
+		return outcomeAdopted
+	}
+	return outcomeCreated
 }
 
 // find is the Job that an earlier try made, under either name, or nil.
@@ -241,9 +285,9 @@ func names(r *jobsv1.JobRequested) []string {
 // (nothing is left to do) or shows that this one is surplus: the watcher
 // removes it.
 func (l *launcher) started(ctx context.Context, e event.Event, r *jobsv1.JobRequested, tail broker.Tail, job *batchv1.Job, adopted bool) error {
-	outcome := "created"
+	outcome := outcomeCreated
 	if adopted {
-		outcome = "adopted"
+		outcome = outcomeAdopted
 	}
 	next, err := l.event(e, r, jobstatus.Started(job, r))
 	if err != nil {
@@ -256,14 +300,16 @@ func (l *launcher) started(ctx context.Context, e event.Event, r *jobsv1.JobRequ
 			return err
 		}
 		if !about(now.Last, string(job.UID)) {
-			outcome = "surplus"
+			outcome = outcomeSurplus
 		}
 	} else if err != nil {
 		return err
 	}
 	l.metrics.launches.WithLabelValues(outcome).Inc()
-	l.log.Info().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
-		Str("namespace", job.Namespace).Str("job", job.Name).Str("outcome", outcome).Msg("job started")
+	if outcome == outcomeCreated && r.GetQueuedAt().IsValid() {
+		l.metrics.age.Reached(telemetry.StepLaunched, r.GetQueuedAt().AsTime(), l.now(), traceOf(e))
+	}
+	l.line(zerolog.InfoLevel, e, r).Str("namespace", job.Namespace).Str("job", job.Name).Str("outcome", outcome).Msg("job started")
 	return nil
 }
 
@@ -305,10 +351,9 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 	if err != nil {
 		return err
 	}
-	l.metrics.launches.WithLabelValues("parked").Inc()
+	l.metrics.launches.WithLabelValues(outcomeParked).Inc()
 	if w.Tries == 0 {
-		l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
-			Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
+		l.line(zerolog.WarnLevel, e, r).Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
 	}
 	return broker.RetryAfter(wait, broker.Wakeup{Purpose: broker.PurposeLaunch, Token: e.LogKey, Payload: payload}, cause)
 }
@@ -338,9 +383,9 @@ func (l *launcher) exception(ctx context.Context, e event.Event, r *jobsv1.JobRe
 	if _, err := l.broker.Append(ctx, r.GetService(), tail, next); err != nil {
 		return err // a conflict is decided again on redelivery
 	}
-	l.metrics.launches.WithLabelValues("exception").Inc()
-	l.log.Warn().Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService()).
-		Str("code", string(code)).Str("cause", message).Msg("job not created")
+	l.metrics.launches.WithLabelValues(outcomeException).Inc()
+	l.line(zerolog.WarnLevel, e, r).Str("namespace", r.GetJob().GetNamespace()).
+		Str("job", kubejob.Name(r.GetJob().GetPrefixName(), r.GetId())).Str("code", string(code)).Str("cause", message).Msg("job not created")
 	return nil
 }
 
@@ -373,8 +418,21 @@ func (l *launcher) verdict(cause error, r *jobsv1.JobRequested) (v cluster.Verdi
 
 func (l *launcher) event(e event.Event, r *jobsv1.JobRequested, data proto.Message) (event.Event, error) {
 	next, err := event.New(e.LogKey, event.SourceOfNamespace(l.installation, r.GetJob().GetNamespace()), r.GetId(), 0, l.now(), data)
-	next.Trace = e.Trace
+	next.Trace, next.Span = e.Trace, e.Span
 	return next, err
+}
+
+// line begins the one line of an outcome.
+func (l *launcher) line(level zerolog.Level, e event.Event, r *jobsv1.JobRequested) *zerolog.Event {
+	return telemetry.Traced(l.log.WithLevel(level), traceOf(e)).Str("id", r.GetId()).Str("key", e.LogKey).Str("service", r.GetService())
+}
+
+// traceOf is the producer's traceparent, else that of who wrote the message.
+func traceOf(e event.Event) string {
+	if e.Trace != "" {
+		return e.Trace
+	}
+	return e.Span
 }
 
 // retryWait doubles from minRetry to maxRetry, varied by a fifth.

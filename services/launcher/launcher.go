@@ -17,6 +17,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/replica"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Config of the service; its tags are its flags.
@@ -80,7 +81,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	}
 	defer r.Stop()
 	limit := cluster.NewLimit(cfg.InFlight)
-	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version(), limit.Wrap)
+	client, err := cluster.Client(cfg.Kubeconfig, "launcher", process.Version(), cluster.Counted(r.Calls), limit.Wrap)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	l := &launcher{
 		broker: r.Broker, jobs: client.BatchV1(), log: log, now: time.Now,
 		installation: cfg.Replica.Installation, deadline: cfg.LaunchDeadline, policy: policy.Get, finalizer: cfg.Finalizer,
-		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit),
+		rate: cfg.limiter(), services: newServices(), metrics: newMetrics(r.Registry(), limit), spans: r.Spans,
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -112,12 +113,27 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 
 type metrics struct {
 	launches *prometheus.CounterVec
+	age      *telemetry.Age
 }
+
+// Outcomes of a request, the label of their metric.
+const (
+	outcomeCreated   = "created"
+	outcomeAdopted   = "adopted"
+	outcomeKnown     = "known"
+	outcomeParked    = "parked"
+	outcomeException = "exception"
+	outcomeSurplus   = "surplus"
+	outcomeSpent     = "spent"
+)
 
 func newMetrics(reg prometheus.Registerer, limit *cluster.Limit) *metrics {
 	m := &metrics{launches: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "jobrelay_launcher_launches_total", Help: "Requests by what became of them: created, adopted, known, parked, exception, surplus, spent.",
-	}, []string{"outcome"})}
+	}, []string{"outcome"}), age: telemetry.NewAge(reg)}
+	for _, outcome := range []string{outcomeCreated, outcomeAdopted, outcomeKnown, outcomeParked, outcomeException, outcomeSurplus, outcomeSpent} {
+		m.launches.WithLabelValues(outcome) // begins with 0
+	}
 	reg.MustRegister(m.launches, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobrelay_launcher_in_flight_limit", Help: "Calls to the API server that may be in flight: --launch-in-flight, fewer after a 429.",
 	}, limit.Bound))

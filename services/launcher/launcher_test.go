@@ -29,6 +29,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // bench is a real API server, a real NATS, and a launcher between them.
@@ -175,7 +176,7 @@ func TestKilledBetweenCreateAndAppend(t *testing.T) {
 	for _, again := range []bool{true, false} {
 		id := fmt.Sprint("killed ", again)
 		e := b.request(id, nil)
-		made, adopted, err := b.create(t.Context(), e.Data.(*jobsv1.JobRequested))
+		made, adopted, err := b.create(t.Context(), e.Data.(*jobsv1.JobRequested), telemetry.Origin{})
 		if err != nil || adopted {
 			t.Fatal(adopted, err)
 		}
@@ -349,7 +350,7 @@ func TestCancelledWhileCreating(t *testing.T) {
 	b := newBench(t)
 	e := b.request("cancelled", nil)
 	r := e.Data.(*jobsv1.JobRequested)
-	job, _, err := b.create(t.Context(), r)
+	job, _, err := b.create(t.Context(), r, telemetry.Origin{})
 	if err != nil {
 		t.Fatal(err)
 	}

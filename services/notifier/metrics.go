@@ -2,6 +2,9 @@ package notifier
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 type metrics struct {
@@ -11,6 +14,7 @@ type metrics struct {
 	replays   *prometheus.CounterVec
 	inFlight  prometheus.Gauge
 	held      prometheus.Counter
+	age       *telemetry.Age
 }
 
 func newMetrics(reg prometheus.Registerer, e *endpoints, u *undelivered) *metrics {
@@ -33,7 +37,15 @@ func newMetrics(reg prometheus.Registerer, e *endpoints, u *undelivered) *metric
 		held: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jobrelay_notifier_held_total", Help: "Callbacks parked without an attempt: their endpoint is left alone, or has no slot.",
 		}),
+		age: telemetry.NewAge(reg),
 	}
+	for _, class := range []delivery.Class{delivery.Delivered, delivery.Unwell, delivery.Refused, delivery.Gone} {
+		m.attempts.WithLabelValues(string(class)) // begins with 0
+	}
+	for _, reason := range []string{delivery.ReasonExhausted, delivery.ReasonRefused, delivery.ReasonGone, delivery.ReasonNoSpace} {
+		m.letters.WithLabelValues(reason)
+	}
+	m.callbacks.WithLabelValues(string(delivery.Delivered))
 	reg.MustRegister(m.attempts, m.callbacks, m.letters, m.replays, m.inFlight, m.held, endpointCounts{e}, undeliveredAge{u})
 	return m
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/replica"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
 
@@ -113,6 +114,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	}
 	r.Tell = func(s *broker.Status) { s.Failing, s.Endpoints = n.endpoints.report() }
 	n.keys = func(service string) callback.Keys { return keys.Get().of(service) }
+	n.calls, n.spans = r.Calls, r.Spans
 	n.peer = func(service, address string) webhook.Peer { return peers.Get().of(service, address) }
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -147,6 +149,8 @@ type notifier struct {
 	ledgers     *lru.Cache[string, broker.LedgerEntry]
 	targets     *lru.Cache[string, target]
 	metrics     *metrics
+	calls       *telemetry.Calls
+	spans       *telemetry.Spans
 	log         zerolog.Logger
 	now         func() time.Time
 }

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
@@ -16,6 +19,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/failpoint"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
 )
 
@@ -280,11 +284,16 @@ func (n *notifier) attempt(ctx context.Context, t *token, s slot) (out webhook.O
 	n.metrics.inFlight.Inc()
 	failpoint.Here(failpoint.Posting)
 	began := time.Now()
-	out = n.client.Post(ctx, webhook.Callback{
-		URL: t.target.url, Body: body, ID: t.webhookID(), Trace: t.event.Trace,
+	spanned, span := n.follow(ctx, t)
+	end := n.calls.Begin(telemetry.Webhook, "", "post")
+	out = n.client.Post(spanned, webhook.Callback{
+		URL: t.target.url, Body: body, ID: t.webhookID(), Trace: headerOf(t, span),
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
 	took = time.Since(began)
+	end(result(out))
+	span.Set(attribute.Int("http.response.status_code", out.Code))
+	span.End(string(out.Class), out.Class != delivery.Delivered)
 	failpoint.Here(failpoint.Posted)
 	n.metrics.inFlight.Dec()
 	if ctx.Err() != nil && out.Code == 0 {
@@ -292,7 +301,41 @@ func (n *notifier) attempt(ctx context.Context, t *token, s slot) (out webhook.O
 	}
 	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
 	t.wakeup.Attempts = append(t.wakeup.Attempts, out.Attempt)
+	if out.Class == delivery.Delivered && t.letter == nil {
+		n.metrics.age.Reached(telemetry.CallbackStep(t.event.Type.Status()), t.target.sent, n.now(), span.Traceparent())
+	}
 	return out, nil
+}
+
+// follow begins the span of an attempt.
+func (n *notifier) follow(ctx context.Context, t *token) (context.Context, *telemetry.Span) {
+	return n.spans.Follow(ctx, "callback", trace.SpanKindClient, telemetry.Origin{Trace: t.event.Trace, Span: t.event.Span},
+		telemetry.AttrID.String(t.event.ID), telemetry.AttrKey.String(t.event.LogKey), telemetry.AttrService.String(t.event.Service),
+		telemetry.AttrStatus.Int(t.event.Type.Status()), attribute.String("server.address", t.target.endpoint),
+		attribute.String("http.request.method", "POST"), attribute.Int("http.request.resend_count", len(t.wakeup.Attempts)))
+}
+
+// headerOf goes on with the producer's trace; who sent none gets none.
+func headerOf(t *token, span *telemetry.Span) string {
+	if t.event.Trace == "" {
+		return ""
+	}
+	return span.Traceparent()
+}
+
+// result is what an attempt is counted as at the edge.
+func result(out webhook.Outcome) telemetry.Result {
+	switch {
+	case out.Class == delivery.Delivered:
+		return telemetry.OK
+	case out.Code == http.StatusTooManyRequests:
+		return telemetry.Limited
+	case out.Class == delivery.Refused:
+		return telemetry.Refused
+	case out.Class == delivery.Gone:
+		return telemetry.Missing
+	}
+	return telemetry.Failed
 }
 
 // finish moves the log on behind this callback.
@@ -416,7 +459,11 @@ func (n *notifier) line(t *token, level zerolog.Level) *zerolog.Event {
 	if t.wakeup.Run != nil {
 		line.Str("run", t.wakeup.Run.ID)
 	}
-	return line.Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
+	traced := t.event.Trace
+	if traced == "" {
+		traced = t.event.Span
+	}
+	return telemetry.Traced(line, traced).Str("id", t.event.ID).Str("key", t.event.LogKey).Str("service", t.event.Service).
 		Int("status", t.event.Type.Status()).Str("endpoint", t.target.endpoint)
 }
 
@@ -426,6 +473,7 @@ type target struct {
 	url      string
 	endpoint string // scheme, host and port: what a log may say
 	statuses []int32
+	sent     time.Time // when SQS took the message; zero: it did not say
 }
 
 func (t target) wants(status int) bool { return slices.Contains(t.statuses, int32(status)) } //nolint:gosec // 0 to 99
@@ -435,30 +483,30 @@ func (n *notifier) target(ctx context.Context, e broker.Stored) (target, error) 
 	if t, ok := n.targets.Get(e.LogKey); ok {
 		return t, nil
 	}
-	hook, err := n.webhookOf(ctx, e)
+	hook, sent, err := n.webhookOf(ctx, e)
 	if err != nil {
 		return target{}, err
 	}
 	t := target{none: true}
 	if hook.GetUrl() != "" {
-		t = target{url: hook.GetUrl(), endpoint: webhook.Endpoint(hook.GetUrl()), statuses: hook.GetStatuses()}
+		t = target{url: hook.GetUrl(), endpoint: webhook.Endpoint(hook.GetUrl()), statuses: hook.GetStatuses(), sent: sent}
 	}
 	n.targets.Add(e.LogKey, t)
 	return t, nil
 }
 
-func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (*jobsv1.Webhook, error) {
+func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (hook *jobsv1.Webhook, sent time.Time, err error) {
 	if d, ok := e.Data.(*jobsv1.RequestRejected); ok {
 		if !d.GetCallback() {
-			return nil, nil //nolint:nilnil // no webhook is an answer
+			return nil, sent, nil // no webhook is an answer
 		}
 		r, err := n.broker.Rejection(ctx, e.LogKey)
-		return r.Webhook, err
+		return r.Webhook, sent, err
 	}
-	hook, err := n.broker.Webhook(ctx, e.LogKey)
+	hook, sent, err = n.broker.Webhook(ctx, e.LogKey)
 	if errors.Is(err, broker.ErrNotFound) && n.now().Sub(e.Time) > believed {
 		n.log.Warn().Str("id", e.ID).Str("key", e.LogKey).Msg("the request is past its retention, its callbacks end")
-		return nil, nil //nolint:nilnil // as above
+		return nil, sent, nil // as above
 	}
-	return hook, err
+	return hook, sent, err
 }

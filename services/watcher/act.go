@@ -14,6 +14,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // act does the decision's step. errMovedOn: the Job was not what the decision
@@ -91,6 +92,10 @@ func (w *Watcher) remove(ctx context.Context, job *batchv1.Job) error {
 
 // line begins the one line of an outcome.
 func (w *Watcher) line(job *batchv1.Job, s subject) *zerolog.Event {
-	return w.logger.Info().Str("id", s.id).Str("key", s.key).Str("service", s.service).
+	trace := s.trace
+	if trace == "" {
+		trace = s.span
+	}
+	return telemetry.Traced(w.logger.Info(), trace).Str("id", s.id).Str("key", s.key).Str("service", s.service).
 		Str("namespace", job.Namespace).Str("job", job.Name)
 }

@@ -97,7 +97,9 @@ func (w *Watcher) cancel(ctx context.Context, request event.Event, r *jobsv1.Job
 	if err != nil {
 		return "", err
 	}
-	next.Trace = request.Trace
+	ctx, span := w.spans(ctx, subject{known: known{service: r.GetService(), id: r.GetId(), trace: request.Trace, span: request.Span}, key: request.LogKey}, next.Type)
+	next.Trace, next.Span = request.Trace, span.Own()
+	defer func() { span.End(appended(err), err != nil && !errors.Is(err, broker.ErrConflict)) }()
 	if _, err := w.log.Append(ctx, r.GetService(), tail, next); err != nil {
 		return "", err
 	}

@@ -110,7 +110,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer r.Stop()
-	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version())
+	client, err := cluster.Client(cfg.Kubeconfig, "watcher", process.Version(), cluster.Counted(r.Calls))
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	}
 	w := New(r.Broker, client, Options{
 		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: cfg.Deadlines.Deadlines(), Policy: policy.Get, LogTail: cfg.LogTail,
-		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration},
+		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration}, Spans: r.Spans,
 	}, log, r.Registry())
 	access := cluster.NewAccess(client, log, cfg.permissions()...)
 	r.Add("kubernetes", access.Ready)

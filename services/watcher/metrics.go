@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Operations of the errors' metric.
@@ -27,6 +28,7 @@ type metrics struct {
 	leading  prometheus.Gauge
 	looks    prometheus.Counter
 	errors   *prometheus.CounterVec
+	age      *telemetry.Age
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -58,6 +60,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobrelay_watcher_errors_total", Help: "Failures that are tried again: watch (broke off), log (reads and appends), job (patches and deletes).",
 		}, []string{"operation"}),
+		age: telemetry.NewAge(reg),
+	}
+	for _, c := range jobstatus.Codes() {
+		m.outcomes.WithLabelValues(string(c.Code)) // begins with 0
+	}
+	m.outcomes.WithLabelValues(succeeded)
+	for _, operation := range []string{operationWatch, operationLog, operationJob} {
+		m.errors.WithLabelValues(operation)
 	}
 	reg.MustRegister(m.events, m.outcomes, m.stops, m.cancels, m.logTails, m.surplus, m.leading, m.looks, m.errors)
 	return m

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +21,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // errMovedOn means that the decision was made on what is no longer so: look
@@ -266,6 +269,9 @@ func (w *Watcher) claim(ctx context.Context, job *batchv1.Job, s *subject) error
 		}
 	}
 	s.ours, s.request, s.id, s.trace = true, r, r.GetId(), e.Trace
+	if s.span == "" {
+		s.span = e.Span
+	}
 	return nil
 }
 
@@ -283,8 +289,10 @@ func (w *Watcher) append(ctx context.Context, job *batchv1.Job, s subject, d job
 		if err != nil {
 			return err
 		}
-		e.Trace = s.trace
+		ctx, span := w.spans(ctx, s, e.Type)
+		e.Trace, e.Span = s.trace, span.Own()
 		tail, err := w.log.Append(ctx, s.service, s.tail(), e)
+		span.End(appended(err), err != nil && !errors.Is(err, broker.ErrConflict))
 		if err != nil {
 			if !errors.Is(err, broker.ErrConflict) {
 				w.view.doubt(job.UID)
@@ -297,8 +305,28 @@ func (w *Watcher) append(ctx context.Context, job *batchv1.Job, s subject, d job
 		w.metrics.events.WithLabelValues(string(e.Type)).Inc()
 		if e.Type.Terminal() {
 			w.metrics.outcome(d.Reason.Code)
+			if sent, err := time.Parse(time.RFC3339, job.Annotations[kubejob.AnnotationQueuedAt]); err == nil {
+				w.metrics.age.Reached(telemetry.StepEnded, sent, e.Time, span.Traceparent())
+			}
 			w.line(job, s).Str("type", string(e.Type)).Str("code", string(d.Reason.Code)).Msg("job ended")
 		}
 	}
 	return nil
+}
+
+// spans begins the span of an event that is appended behind s.
+func (w *Watcher) spans(ctx context.Context, s subject, t event.Type) (context.Context, *telemetry.Span) {
+	return w.options.Spans.Follow(ctx, "record", trace.SpanKindProducer, telemetry.Origin{Trace: s.trace, Span: s.span},
+		telemetry.AttrID.String(s.id), telemetry.AttrKey.String(s.key), telemetry.AttrService.String(s.service),
+		attribute.String("cloudevents.event_type", string(t)))
+}
+
+func appended(err error) string {
+	switch {
+	case err == nil:
+		return "recorded"
+	case errors.Is(err, broker.ErrConflict):
+		return "conflict"
+	}
+	return "failed"
 }

@@ -56,6 +56,7 @@ type known struct {
 	service  string
 	id       string
 	trace    string
+	span     string // that wrote the last event; empty where nobody traces
 	sequence uint64 // in the stream, of the last event; 0: the log is empty
 	ordinal  int    // of the last event
 	log      jobstatus.Log
@@ -76,7 +77,7 @@ func knownOf(service string, t broker.Tail) known {
 func (k *known) move(t broker.Tail) {
 	k.sequence, k.ordinal, k.log = t.Sequence, t.Last.Sequence, jobstatus.Log{}
 	if !t.Empty() {
-		k.id, k.trace, k.log = t.Last.ID, t.Last.Trace, jobstatus.LogOf(&t.Last)
+		k.id, k.trace, k.span, k.log = t.Last.ID, t.Last.Trace, t.Last.Span, jobstatus.LogOf(&t.Last)
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/kubejob"
 	"github.com/jobrelay/jobrelay/pkg/request"
+	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
 
 // Log is what the watcher needs of the job's logs; *broker.Broker is one. Its
@@ -48,7 +49,8 @@ type Options struct {
 	// Policy may set the start deadlines of a service; default: none. A change
 	// holds from the next look at a Job, so at the latest after Resync.
 	Policy func() *request.Policy
-	Lease  Lease // where to stand for election
+	Lease  Lease            // where to stand for election
+	Spans  *telemetry.Spans // default: none
 	// LogTail is how many last lines of the log of the container that failed the
 	// event of a failed Job carries; default 0: none.
 	LogTail int
