@@ -172,27 +172,8 @@ func stored(subject string, sequence uint64, header map[string][]string, data []
 // until ctx ends. It is a subscriber of its own making, for development:
 // production's taps pull from a durable that the operator made.
 func (b *Broker) Tap(ctx context.Context, f func(Stored)) error {
-	consumer, err := b.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		return fmt.Errorf("tap: %w", err)
-	}
-	messages, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
-		}
-		e, err := stored(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())
-		if err != nil {
-			b.log.Warn().Err(err).Msg("tap")
-			return
-		}
+	return b.Follow(ctx, EventFilter{}, func(e Stored) error {
 		f(e)
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("tap: %w", err)
-	}
-	<-ctx.Done()
-	messages.Stop()
-	<-messages.Closed()
-	return nil
 }
