@@ -255,6 +255,9 @@ func (b *Broker) lasts(ctx context.Context, stream string, subjects ...string) (
 		}
 		out = append(out, m)
 	}
+	if ctx.Err() != nil { // the messages end without an error where the time is up
+		return nil, context.Cause(ctx)
+	}
 	slices.SortFunc(out, func(a, b *jetstream.RawStreamMsg) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return out, nil
 }

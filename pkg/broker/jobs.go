@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,9 +23,13 @@ import (
 const (
 	// maxLooked is how many places of a stream, from its end, a listing looks at.
 	maxLooked = 1_000_000
-	// firstPage is how many places are read first, and mostPage the most that are
-	// read at once: it grows where little fits.
-	firstPage, mostPage = 1000, 16_000
+	// pageSize is how many places are held at once.
+	pageSize = 1000
+	// maxFew is how many logs count as few, and maxNamed how many subjects are
+	// looked at to find those that have no end.
+	maxFew, maxNamed = 4096, 1_000_000
+	// namesTimeout bounds the wait for those subjects: there may be ten answers.
+	namesTimeout = 30 * time.Second
 	// batchSize and batchBytes bound one answer of the server.
 	batchSize, batchBytes = 1000, 8 << 20
 )
@@ -40,10 +47,11 @@ func (f JobFilter) wants(s timeline.State) bool {
 }
 
 // Jobs lists logs by their last event, and requests without one by their
-// acceptance, the newest first. It goes back from the ends of EVENTS and REQUESTS
-// by direct gets, holds a page and what is returned, and of every job that it meets
-// in the middle of its life the key. With ErrTooMany it has looked at a million
-// places, and older ones may fit.
+// acceptance, the newest first. It needs direct gets and STREAM.INFO alone (and of
+// the launcher's consumer, CONSUMER.INFO). What is rare it finds by its subjects;
+// else it goes back from the ends of EVENTS and REQUESTS, and holds a page, what is
+// returned, and the key of each log that it meets in the middle. With ErrTooMany it
+// has looked at a million places, and older ones may fit.
 func (b *Broker) Jobs(ctx context.Context, f JobFilter) ([]timeline.Summary, error) {
 	out, err := b.begun(ctx, f)
 	if err != nil && !errors.Is(err, ErrTooMany) {
@@ -67,12 +75,21 @@ func (b *Broker) Jobs(ctx context.Context, f JobFilter) ([]timeline.Summary, err
 
 // begun are the jobs that have an event.
 func (b *Broker) begun(ctx context.Context, f JobFilter) ([]timeline.Summary, error) {
+	if slices.Equal(f.States, []timeline.State{timeline.Waiting}) {
+		return nil, nil
+	}
+	logs, few, err := b.few(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if few {
+		return b.summaries(ctx, f, logs)
+	}
 	var out []timeline.Summary
-	subject, ends := f.subject()
 	// Of a log the event that comes first, from the end, is its last. Those behind
 	// it are passed over, until its first one has gone by.
 	seen := map[string]bool{}
-	err := backwards(ctx, b, StreamEvents, subject, keepMessage, func(m *jetstream.RawStreamMsg) (bool, error) {
+	err = backwards(ctx, b, StreamEvents, keepMessage, func(m *jetstream.RawStreamMsg) (bool, error) {
 		if m.Time.Before(f.Since) {
 			return false, nil
 		}
@@ -80,12 +97,13 @@ func (b *Broker) begun(ctx context.Context, f JobFilter) ([]timeline.Summary, er
 		if err != nil {
 			return false, err
 		}
+		if f.Service != "" && service != f.Service {
+			return true, nil
+		}
 		last := !seen[key]
-		switch {
-		case ends: // nothing else of the log is looked at
-		case event.IsFirst(m.Header):
+		if event.IsFirst(m.Header) {
 			delete(seen, key)
-		default:
+		} else {
 			seen[key] = true
 		}
 		if !last || !f.wants(timeline.StateOf(t)) {
@@ -102,102 +120,252 @@ func (b *Broker) begun(ctx context.Context, f JobFilter) ([]timeline.Summary, er
 	return out, err
 }
 
-// subject is what the server filters EVENTS by; ends: it is one type of end alone.
-func (f JobFilter) subject() (subject string, ends bool) {
-	service := "*"
+// few are the logs that may fit, where that can be told by their subjects and they
+// are few.
+func (b *Broker) few(ctx context.Context, f JobFilter) (logs []LogName, few bool, err error) {
+	subject := event.LogFilter("*", "*")
 	if f.Service != "" {
-		service = f.Service
+		subject = event.LogFilter(f.Service, "*")
 	}
-	if len(f.States) == 1 && f.States[0].Ended() {
+	goesOn := func(s timeline.State) bool { return !s.Ended() }
+	switch {
+	case len(f.States) == 0 && f.Service == "": // all of them
+		return nil, false, nil
+	case len(f.States) > 0 && !slices.ContainsFunc(f.States, timeline.State.Ended):
+		logs, err = b.withoutEnd(ctx, subject)
+	case len(f.States) > 0 && !slices.ContainsFunc(f.States, goesOn):
 		for _, t := range event.Types() {
-			if t.Terminal() && timeline.StateOf(t) == f.States[0] {
-				return event.Subject(service, "*", t), true
+			if !t.Terminal() || !f.wants(timeline.StateOf(t)) {
+				continue
+			}
+			named, err := b.named(ctx, strings.TrimSuffix(subject, ">")+event.Token(t), maxFew)
+			if errors.Is(err, ErrTooMany) {
+				return nil, false, nil
+			}
+			if err != nil {
+				return nil, false, err
+			}
+			logs = slices.AppendSeq(logs, maps.Keys(named))
+		}
+	default:
+		var named map[LogName][]event.Type
+		named, err = b.named(ctx, subject, maxFew)
+		logs = slices.Collect(maps.Keys(named))
+	}
+	if errors.Is(err, ErrTooMany) || len(logs) > maxFew {
+		return nil, false, nil
+	}
+	return logs, err == nil, err
+}
+
+// withoutEnd are the logs on the subject without an end; ErrTooMany, where more than
+// maxNamed subjects would have to be looked at.
+func (b *Broker) withoutEnd(ctx context.Context, subject string) ([]LogName, error) {
+	named, err := b.named(ctx, subject, maxNamed)
+	if err != nil {
+		return nil, err
+	}
+	var out []LogName
+	for log, types := range named {
+		if !slices.ContainsFunc(types, event.Type.Terminal) {
+			out = append(out, log)
+		}
+	}
+	return out, nil
+}
+
+// named are the logs on a subject with the types of their events, without reading
+// any; ErrTooMany, where there are more than most events.
+func (b *Broker) named(ctx context.Context, subject string, most int) (map[LogName][]event.Type, error) {
+	n, err := b.count(ctx, StreamEvents, subject)
+	if err != nil {
+		return nil, err
+	}
+	if n > most {
+		return nil, fmt.Errorf("%d events: %w", n, ErrTooMany)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, namesTimeout, fmt.Errorf("%s: no answer", StreamEvents))
+	defer cancel()
+	info, err := b.streams[StreamEvents].Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return nil, streamError(StreamEvents, err)
+	}
+	out := map[LogName][]event.Type{}
+	for subject := range info.State.Subjects {
+		service, key, t, err := event.ParseSubject(subject)
+		if err != nil {
+			return nil, err
+		}
+		log := LogName{service, key}
+		out[log] = append(out[log], t)
+	}
+	return out, nil
+}
+
+// summaries are those of the logs that fit.
+func (b *Broker) summaries(ctx context.Context, f JobFilter, logs []LogName) ([]timeline.Summary, error) {
+	var out []timeline.Summary
+	for some := range slices.Chunk(logs, MostTails) {
+		tails, err := b.Tails(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		for log, tail := range tails {
+			if s := timeline.Summarize(log.Service, tail.Last); f.wants(s.State) && !s.At.Before(f.Since) {
+				out = append(out, s)
 			}
 		}
 	}
-	return event.LogFilter(service, "*"), false
+	slices.SortFunc(out, func(a, b timeline.Summary) int {
+		return cmp.Or(b.At.Compare(a.At), strings.Compare(a.LogKey, b.LogKey))
+	})
+	return out[:min(len(out), f.Limit)], nil
 }
 
-// waiting are the requests whose log is empty. There are no more than launches are
-// parked and requests on their way to a launcher: with so many found, none is
-// looked for any more.
+// waiting are the requests whose log is empty: their launches are parked, or they
+// are on their way to a launcher. Where those are not few it goes back from the end
+// of REQUESTS, until so many are found.
 func (b *Broker) waiting(ctx context.Context, f JobFilter) ([]timeline.Summary, error) {
 	left, err := b.Unlaunched(ctx)
 	if err != nil || left == 0 {
 		return nil, err
 	}
-	var out []timeline.Summary
-	var keys []string
-	look := func() error {
-		empty, err := b.unbegun(ctx, keys)
-		if err != nil {
-			return err
-		}
-		keys = keys[:0]
-		for _, key := range empty {
-			left--
-			e, err := b.Request(ctx, key)
-			if errors.Is(err, ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if service := requestService(e); f.Service == "" || f.Service == service {
-				out = append(out, timeline.Summarize(service, e))
-			}
-		}
-		return nil
-	}
-	err = backwards(ctx, b, StreamRequests, "", keyOf, func(r requestKey) (bool, error) {
-		if r.at.Before(f.Since) {
-			return false, nil
-		}
-		if keys = append(keys, r.key); len(keys) < MostTails {
-			return true, nil
-		}
-		err := look()
-		return left > 0 && len(out) < f.Limit, err
-	})
-	if err == nil || errors.Is(err, ErrTooMany) {
-		err = errors.Join(err, look())
-	}
-	return out[:min(len(out), f.Limit)], err
-}
-
-// requestKey is what is kept of a request in a page.
-type requestKey struct {
-	key string
-	at  time.Time
-}
-
-func keyOf(m *jetstream.RawStreamMsg) requestKey {
-	return requestKey{strings.TrimPrefix(m.Subject, event.RequestSubject("")), m.Time}
-}
-
-func keepMessage(m *jetstream.RawStreamMsg) *jetstream.RawStreamMsg { return m }
-
-// unbegun are those of at most MostTails keys whose log is empty.
-func (b *Broker) unbegun(ctx context.Context, keys []string) ([]string, error) {
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	filters := make([]string, 0, len(keys))
-	for _, key := range keys {
-		filters = append(filters, event.LogFilter("*", key))
-	}
-	messages, err := b.lasts(ctx, StreamEvents, filters...)
+	w := waitingJobs{broker: b, filter: f, left: left}
+	places, few, err := b.fewRequests(ctx)
 	if err != nil {
 		return nil, err
 	}
-	begun := map[string]bool{}
-	for _, m := range messages {
-		if _, key, _, err := event.ParseSubject(m.Subject); err == nil {
-			begun[key] = true
+	if few {
+		for _, r := range places {
+			if _, err := w.add(ctx, r); err != nil {
+				return nil, err
+			}
+		}
+	} else {
+		err = backwards(ctx, b, StreamRequests, requestOf, func(r requestPlace) (bool, error) { return w.add(ctx, r) })
+		if err != nil && !errors.Is(err, ErrTooMany) {
+			return nil, err
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return begun[key] }), nil
+	err = errors.Join(err, w.look(ctx))
+	slices.SortStableFunc(w.out, func(a, b timeline.Summary) int { return b.At.Compare(a.At) })
+	return w.out[:min(len(w.out), f.Limit)], err
 }
+
+// waitingJobs are found among requests, MostTails of them at a time.
+type waitingJobs struct {
+	broker *Broker
+	filter JobFilter
+	left   int // not found yet, at the most
+	logs   []LogName
+	out    []timeline.Summary
+}
+
+// add is false where no more are to be looked at.
+func (w *waitingJobs) add(ctx context.Context, r requestPlace) (bool, error) {
+	if r.at.Before(w.filter.Since) {
+		return false, nil
+	}
+	if w.logs = append(w.logs, r.log); len(w.logs) < MostTails {
+		return true, nil
+	}
+	err := w.look(ctx)
+	return w.left > 0 && len(w.out) < w.filter.Limit, err
+}
+
+func (w *waitingJobs) look(ctx context.Context) error {
+	begun, err := w.broker.Tails(ctx, w.logs)
+	if err != nil {
+		return err
+	}
+	for _, l := range w.logs {
+		if _, ok := begun[l]; ok {
+			continue
+		}
+		w.left--
+		if w.filter.Service != "" && w.filter.Service != l.Service {
+			continue
+		}
+		e, err := w.broker.Request(ctx, l.Key)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		w.out = append(w.out, timeline.Summarize(l.Service, e))
+	}
+	w.logs = w.logs[:0]
+	return nil
+}
+
+// fewRequests are those that a launcher has not done with, the newest first, where
+// they are few.
+func (b *Broker) fewRequests(ctx context.Context) (places []requestPlace, few bool, err error) {
+	if !b.opened(StreamWakeups) {
+		return nil, false, nil
+	}
+	consumer, err := b.js.Consumer(ctx, LauncherRequests.Stream, LauncherRequests.Name)
+	if err != nil {
+		return nil, false, streamError(LauncherRequests.Stream+"/"+LauncherRequests.Name, err)
+	}
+	info, err := b.streams[StreamRequests].Info(ctx)
+	if err != nil {
+		return nil, false, streamError(StreamRequests, err)
+	}
+	done, last := consumer.CachedInfo().AckFloor.Stream, info.State.LastSeq
+	if last > done+maxFew {
+		return nil, false, nil
+	}
+	if places, err = pageOf(ctx, b, StreamRequests, done+1, last+1, requestOf); err != nil {
+		return nil, false, err
+	}
+	var parked []string
+	for _, kind := range []string{"schedules.", "wakeups."} {
+		prefix := kind + PurposeLaunch + "."
+		n, err := b.count(ctx, StreamWakeups, prefix+"*")
+		if err != nil || n > maxFew {
+			return nil, false, err
+		}
+		if info, err = b.streams[StreamWakeups].Info(ctx, jetstream.WithSubjectFilter(prefix+"*")); err != nil {
+			return nil, false, streamError(StreamWakeups, err)
+		}
+		for subject := range info.State.Subjects {
+			parked = append(parked, event.RequestSubject(strings.TrimPrefix(subject, prefix)))
+		}
+	}
+	for subjects := range slices.Chunk(parked, requestsAtOnce) {
+		messages, err := b.lasts(ctx, StreamRequests, subjects...)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, m := range messages {
+			places = append(places, requestOf(m))
+		}
+	}
+	slices.SortFunc(places, func(a, b requestPlace) int { return cmp.Or(b.at.Compare(a.at), strings.Compare(a.log.Key, b.log.Key)) })
+	return slices.CompactFunc(places, func(a, b requestPlace) bool { return a.log == b.log }), true, nil
+}
+
+// requestsAtOnce bounds the requests in one answer: together they stay below what
+// a server writes ahead to a client.
+const requestsAtOnce = 32
+
+// requestPlace is what is kept of a request in a page.
+type requestPlace struct {
+	log LogName
+	at  time.Time
+}
+
+func requestOf(m *jetstream.RawStreamMsg) requestPlace {
+	var data struct {
+		Service string `json:"service"`
+	}
+	_ = json.Unmarshal(m.Data, &data) // one that cannot be read has no log either
+	return requestPlace{LogName{data.Service, strings.TrimPrefix(m.Subject, event.RequestSubject(""))}, m.Time}
+}
+
+func keepMessage(m *jetstream.RawStreamMsg) *jetstream.RawStreamMsg { return m }
 
 // Unlaunched is how many requests have no Job yet, at the most: those on their way
 // to a launcher, and the launches that are parked.
@@ -230,25 +398,24 @@ func (b *Broker) count(ctx context.Context, stream, subject string) (int, error)
 	return n, err
 }
 
-// backwards reads a stream's messages on a subject from its end, and hands what
-// read keeps of each to each, until that is false. ErrTooMany: it has looked at
-// maxLooked places before.
-func backwards[T any](ctx context.Context, b *Broker, stream, subject string, read func(*jetstream.RawStreamMsg) T, each func(T) (bool, error)) error {
+// backwards reads a stream's messages from its end, and hands what read keeps of
+// each to each, until that is false. ErrTooMany: it has looked at maxLooked places
+// before.
+func backwards[T any](ctx context.Context, b *Broker, stream string, read func(*jetstream.RawStreamMsg) T, each func(T) (bool, error)) error {
 	info, err := b.streams[stream].Info(ctx)
 	if err != nil {
 		return streamError(stream, err)
 	}
 	first, last := max(info.State.FirstSeq, 1), info.State.LastSeq
-	size := uint64(firstPage)
 	for end := last + 1; end > first; {
 		if last+1-end >= maxLooked {
 			return ErrTooMany
 		}
 		start := first
-		if end-first > size {
-			start = end - size
+		if end-first > pageSize {
+			start = end - pageSize
 		}
-		page, err := pageOf(ctx, b, stream, subject, start, end, read)
+		page, err := pageOf(ctx, b, stream, start, end, read)
 		if err != nil {
 			return err
 		}
@@ -257,20 +424,17 @@ func backwards[T any](ctx context.Context, b *Broker, stream, subject string, re
 				return err
 			}
 		}
-		if uint64(len(page)) < size/2 {
-			size = min(2*size, mostPage)
-		}
 		end = start
 	}
 	return nil
 }
 
-// pageOf reads the messages on the subject at start and after, before end.
-func pageOf[T any](ctx context.Context, b *Broker, stream, subject string, start, end uint64, read func(*jetstream.RawStreamMsg) T) ([]T, error) {
+// pageOf reads the messages at start and after, before end.
+func pageOf[T any](ctx context.Context, b *Broker, stream string, start, end uint64, read func(*jetstream.RawStreamMsg) T) ([]T, error) {
 	var page []T
 	for start < end {
-		next := end                                                                                                         // where the answer is empty
-		err := b.batch(ctx, stream, subject, start, int(min(end-start, batchSize)), func(m *jetstream.RawStreamMsg) error { //nolint:gosec // at most batchSize
+		next := end                                                                                                    // where the answer is empty
+		err := b.batch(ctx, stream, "", start, int(min(end-start, batchSize)), func(m *jetstream.RawStreamMsg) error { //nolint:gosec // at most batchSize
 			next = m.Sequence + 1
 			if m.Sequence < end {
 				page = append(page, read(m))
@@ -305,5 +469,5 @@ func (b *Broker) batch(ctx context.Context, stream, subject string, start uint64
 			return fmt.Errorf("%s: %w", stream, err)
 		}
 	}
-	return nil
+	return context.Cause(ctx) // the messages end without an error where the time is up
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -69,26 +68,17 @@ func (b *Broker) Tails(ctx context.Context, logs []LogName) (map[LogName]Tail, e
 	if len(logs) == 0 {
 		return out, nil
 	}
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.js, StreamEvents, filters)
+	messages, err := b.lasts(ctx, StreamEvents, filters...)
 	if err != nil {
 		return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
 	}
 	last := make(map[LogName]*jetstream.RawStreamMsg, len(logs))
-	for m, err := range messages { // one of each type of event
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
-		}
+	for _, m := range messages { // one of each type of event, in order
 		service, key, _, err := event.ParseSubject(m.Subject)
 		if err != nil {
 			return nil, err
 		}
-		name := LogName{service, key}
-		if before := last[name]; before == nil || before.Sequence < m.Sequence {
-			last[name] = m
-		}
+		last[LogName{service, key}] = m
 	}
 	for name, m := range last {
 		if out[name], err = tailOf(m); err != nil {

@@ -153,8 +153,8 @@ type Wait struct {
 type Records struct {
 	LogKey  string
 	Service string
-	Request *event.Event // of REQUESTS
-	Log     []event.Event
+	Request *event.Event  // of REQUESTS
+	Log     []event.Event // in order; the first ones may be past their retention
 	Ledger  delivery.Ledger
 	Letters []delivery.Letter
 	Launch  *Launch
@@ -259,11 +259,10 @@ func (t *Timeline) callbacks(r Records) {
 	for _, l := range r.Letters {
 		letters[l.N] = l
 	}
-	for n, e := range r.Log {
-		status := e.Type.Status()
-		if done, ok := r.Ledger.Done[n]; ok {
-			_, dead := letters[n]
-			t.done(status, done, dead)
+	for _, e := range r.Log {
+		if done, ok := r.Ledger.Done[e.Sequence]; ok {
+			_, dead := letters[e.Sequence]
+			t.done(e.Type.Status(), done, dead)
 		}
 	}
 	for _, p := range r.Parked {
@@ -326,10 +325,12 @@ func statusOf(log []event.Event, w delivery.Wakeup) (int, bool) {
 		}
 		n = w.Run.Letters[n]
 	}
-	if n < 0 || n >= len(log) {
-		return 0, false
+	for _, e := range log {
+		if e.Sequence == n {
+			return e.Type.Status(), true
+		}
 	}
-	return log[n].Type.Status(), true
+	return 0, false
 }
 
 // waits says what stands between the job and its end, then what stands between
@@ -366,11 +367,10 @@ func (t *Timeline) undelivered(r Records) {
 		}
 	}
 	wanted, known := r.wanted()
-	for n := r.Ledger.Next; n < len(r.Log); n++ {
-		e := r.Log[n]
+	for _, e := range r.Log {
 		status := e.Type.Status()
-		p, waits := parked[n]
-		if !waits && (!known || !slices.Contains(wanted, int32(status))) { //nolint:gosec // 0 to 99
+		p, waits := parked[e.Sequence]
+		if e.Sequence < r.Ledger.Next || !waits && (!known || !slices.Contains(wanted, int32(status))) { //nolint:gosec // 0 to 99
 			continue
 		}
 		w := Wait{For: ForNotifier, Status: &status, Since: some(e.Time)}
@@ -380,7 +380,7 @@ func (t *Timeline) undelivered(r Records) {
 			if !p.First.IsZero() {
 				w.Since = some(p.First)
 			}
-		case n > r.Ledger.Next:
+		case e.Sequence > r.Ledger.Next:
 			w.For = ForPredecessor
 		}
 		t.Waits = append(t.Waits, w)

@@ -42,7 +42,7 @@ func TestCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp,
+			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp, "happened": happened, "until-tailed": untilTailed,
 		},
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {

@@ -100,9 +100,17 @@ func (l *listCommand) Run(ctx context.Context, c *console) error {
 	return list(c, all, "WHEN\tSERVICE\tID\t"+c.paint(neutral, "STATE")+"\tCODE\tJOB", "no job that fits\n", func(s timeline.Summary) []string {
 		return []string{
 			s.At.Local().Format(time.DateTime), cmp.Or(s.Service, "-"), cmp.Or(cut(oneLine(s.ID)), "-"), c.paint(stateColor(s.State), string(s.State)),
-			cmp.Or(s.Code, "-"), cmp.Or(strings.Trim(s.Namespace+"/"+s.Job, "/"), "-"),
+			cmp.Or(s.Code, "-"), jobText(s),
 		}
 	})
+}
+
+// jobText is the Job with its namespace.
+func jobText(s timeline.Summary) string {
+	if s.Job == "" {
+		return "-"
+	}
+	return s.Namespace + "/" + s.Job
 }
 
 type tailCommand struct {
@@ -197,7 +205,7 @@ func eventText(c *console, e broker.Stored) string {
 	}
 	s := timeline.Summarize(e.Service, e.Event)
 	if s.Job != "" {
-		detail = strings.TrimSpace(s.Namespace + "/" + s.Job + "  " + detail)
+		detail = strings.TrimSpace(jobText(s) + "  " + detail)
 	}
 	return fmt.Sprintf("%s  %-10s  %-36s  %-13s  %s\n", e.Time.Local().Format(timeMillis), cmp.Or(e.Service, "-"), cmp.Or(cut(oneLine(e.ID)), "-"), what, detail)
 }

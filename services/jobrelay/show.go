@@ -81,7 +81,7 @@ func timelineText(c *console, t timeline.Timeline, now time.Time) string {
 	fmt.Fprintf(&text, "%s  %s\n", oneLine(cmp.Or(t.ID, t.LogKey)), c.paint(stateColor(t.State), string(t.State)))
 	var rows []string
 	for _, row := range [][2]string{
-		{"service", t.Service}, {"job", strings.Trim(t.Namespace+"/"+t.Job, "/")}, {"webhook", t.Endpoint}, {"log key", t.LogKey}, {"trace", t.Trace},
+		{"service", t.Service}, {"namespace", t.Namespace}, {"job", t.Job}, {"webhook", t.Endpoint}, {"log key", t.LogKey}, {"trace", t.Trace},
 	} {
 		if row[1] != "" {
 			rows = append(rows, row[0]+"\t"+oneLine(row[1]))
@@ -134,6 +134,7 @@ func stepText(c *console, s timeline.Step) (what, detail string) {
 	if s.Status != nil {
 		status = *s.Status
 	}
+	took := time.Duration(s.Milliseconds) * time.Millisecond
 	callback := fmt.Sprintf("callback %d", status)
 	if s.Run != "" {
 		callback += " again"
@@ -147,7 +148,7 @@ func stepText(c *console, s timeline.Step) (what, detail string) {
 	case timeline.PodStarted:
 		return "pod started", strings.TrimSpace(s.Pod + on(s.Node))
 	case timeline.JobCompleted:
-		return "job completed", c.paint(green, fmt.Sprintf("in %d s", s.DurationSeconds))
+		return "job completed", c.paint(green, "in "+short(time.Duration(s.DurationSeconds)*time.Second))
 	case timeline.JobFailed, timeline.JobException:
 		return "job " + map[timeline.What]string{timeline.JobFailed: "failed", timeline.JobException: "exception"}[s.What], c.paint(red, s.Code) + " " + oneLine(s.Message)
 	case timeline.RequestRefused:
@@ -156,9 +157,9 @@ func stepText(c *console, s timeline.Step) (what, detail string) {
 		if s.Attempt > 1 {
 			detail = fmt.Sprintf(" at attempt %d", s.Attempt)
 		}
-		return callback, c.paint(green, "delivered") + fmt.Sprintf("%s: %d in %d ms", detail, s.HTTP, s.Milliseconds)
+		return callback, c.paint(green, "delivered") + fmt.Sprintf("%s: %d in %s", detail, s.HTTP, short(took))
 	case timeline.Attempted:
-		return callback, c.paint(yellow, fmt.Sprintf("attempt %d", s.Attempt)) + fmt.Sprintf(": %s in %d ms (%s)", cmp.Or(codeText(s.HTTP), "no answer"), s.Milliseconds, s.Class)
+		return callback, c.paint(yellow, fmt.Sprintf("attempt %d", s.Attempt)) + fmt.Sprintf(": %s in %s (%s)", cmp.Or(codeText(s.HTTP), "no answer"), short(took), s.Class)
 	case timeline.GaveUp:
 		if s.DeadLetter {
 			detail = ", kept as a dead letter"
@@ -206,11 +207,11 @@ func waitText(w timeline.Wait, service string, now time.Time) string {
 	case timeline.ForCancel:
 		return "a watcher to cancel it" + since + cause
 	case timeline.ForRetry:
-		return fmt.Sprintf("callback %d, attempt %d %s%s", status, w.Attempts+1, due(w.Until, now), since)
+		return fmt.Sprintf("callback %d, attempt %d %s; due%s", status, w.Attempts+1, due(w.Until, now), strings.TrimPrefix(since, ","))
 	case timeline.ForNotifier:
 		return fmt.Sprintf("a notifier to deliver callback %d%s", status, since)
 	case timeline.ForPredecessor:
-		return fmt.Sprintf("the callback before callback %d%s", status, since)
+		return fmt.Sprintf("callback %d, which comes after that one%s", status, since)
 	case timeline.ForReplay:
 		return fmt.Sprintf("the replay of callback %d, attempt %d %s", status, w.Attempts+1, due(w.Until, now))
 	default:
@@ -226,15 +227,17 @@ func due(at *time.Time, now time.Time) string {
 	return "in " + short(at.Sub(now)) + ", at " + at.Local().Format(time.DateTime)
 }
 
-// short is a duration in two units at the most: 6ms, 1.6s, 2m5s, 3h12m, 2d3h.
+// short is a duration in two units at the most: 6ms, 1.6s, 25s, 2m5s, 3h12m, 2d3h.
 func short(d time.Duration) string {
 	d = max(d, 0)
 	const day = 24 * time.Hour
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%dms", d.Milliseconds())
-	case d < time.Minute:
+	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
 	case d < time.Hour:
 		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
 	case d < day:
