@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -221,12 +220,8 @@ func (s *stage) until(ctx context.Context, n int, unit string, worker *child.Pro
 			had, moved = have, now
 		}
 		if have >= n {
-			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: map[string]float64{
-				"longest pause, ms": float64(pause.Milliseconds()),
-			}}
-			for p, after := range s.cpu() {
-				w.counters["CPU µs/"+unit+", "+p.Name] = float64((after - before[p]).Microseconds()) / float64(n-begun)
-			}
+			w := work{rate: float64(n-begun) / now.Sub(begin).Seconds(), counters: s.cpuSince(before, n-begun, unit)}
+			w.counters["longest pause, ms"] = float64(pause.Milliseconds())
 			return w, nil
 		}
 		if now.Sub(said) > slow {
@@ -248,6 +243,16 @@ func (s *stage) cpu() map[*child.Process]time.Duration {
 		if cpu, _, err := p.Usage(); err == nil { // it has ended, or the system does not tell
 			out[p] = cpu
 		}
+	}
+	return out
+}
+
+// cpuSince is the CPU time of each of n units of work since before: "CPU
+// µs/<unit>, <process>", of all processes of a name together.
+func (s *stage) cpuSince(before map[*child.Process]time.Duration, n int, unit string) map[string]float64 {
+	out := map[string]float64{}
+	for p, after := range s.cpu() {
+		out["CPU µs/"+unit+", "+p.Name] += float64((after - before[p]).Microseconds()) / float64(n)
 	}
 	return out
 }
@@ -310,13 +315,18 @@ func (s *stage) address() (string, error) {
 type natsServer struct{ url, monitor string }
 
 func (s *stage) nats(ctx context.Context) (natsServer, error) {
+	return s.natsThatSyncs(ctx, s.syncAlways)
+}
+
+// natsThatSyncs is nats with sync_interval: always, or the server's default.
+func (s *stage) natsThatSyncs(ctx context.Context, always bool) (natsServer, error) {
 	ports, err := child.FreePorts(2)
 	if err != nil {
 		return natsServer{}, err
 	}
 	address := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])) }
 	sync := ""
-	if s.syncAlways {
+	if always {
 		sync = ", sync_interval: always"
 	}
 	conf := filepath.Join(s.dir, "nats.conf")
@@ -333,25 +343,64 @@ func (s *stage) nats(ctx context.Context) (natsServer, error) {
 	return n, s.answers(ctx, p, n.monitor+"/healthz?js-enabled-only=true")
 }
 
+// jsz is what the server says of JetStream.
+type jsz struct {
+	Config struct {
+		SyncInterval time.Duration `json:"sync_interval"`
+		SyncAlways   bool          `json:"sync_always"`
+	} `json:"config"`
+	Accounts []struct {
+		Streams []streamDetail `json:"stream_detail"`
+	} `json:"account_details"`
+}
+
+type streamDetail struct {
+	Name   string `json:"name"`
+	Config struct {
+		Storage  string `json:"storage"`
+		Replicas int    `json:"num_replicas"`
+	} `json:"config"`
+	State struct {
+		Messages     int     `json:"messages"`
+		LastSequence float64 `json:"last_seq"`
+	} `json:"state"`
+	Consumers []struct {
+		Name       string `json:"name"`
+		Pending    int    `json:"num_pending"`
+		AckPending int    `json:"num_ack_pending"`
+	} `json:"consumer_detail"`
+}
+
+// left is how many messages a consumer has not acknowledged; 1 at least where
+// there is no such consumer.
+func (d streamDetail) left(consumer string) int {
+	for _, c := range d.Consumers {
+		if c.Name == consumer {
+			return c.Pending + c.AckPending
+		}
+	}
+	return 1
+}
+
+func (n natsServer) jetStream(ctx context.Context) (out jsz, err error) {
+	return out, getJSON(ctx, n.monitor+"/jsz?accounts=true&streams=true&consumers=true&config=true", &out)
+}
+
+// streams are all of them by name.
+func (j jsz) streams() map[string]streamDetail {
+	out := map[string]streamDetail{}
+	for _, a := range j.Accounts {
+		for _, st := range a.Streams {
+			out[st.Name] = st
+		}
+	}
+	return out
+}
+
 // setting is the storage of a stream and how often the server syncs it, as the
 // server says.
 func (n natsServer) setting(ctx context.Context, stream string) (string, error) {
-	var said struct {
-		Config struct {
-			SyncInterval time.Duration `json:"sync_interval"`
-			SyncAlways   bool          `json:"sync_always"`
-		} `json:"config"`
-		Accounts []struct {
-			Streams []struct {
-				Name   string `json:"name"`
-				Config struct {
-					Storage  string `json:"storage"`
-					Replicas int    `json:"num_replicas"`
-				} `json:"config"`
-			} `json:"stream_detail"`
-		} `json:"account_details"`
-	}
-	err := get(ctx, n.monitor+"/jsz?accounts=true&streams=true&config=true", func(r io.Reader) error { return json.NewDecoder(r).Decode(&said) })
+	said, err := n.jetStream(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -359,12 +408,9 @@ func (n natsServer) setting(ctx context.Context, stream string) (string, error) 
 	if said.Config.SyncAlways {
 		sync = "sync always"
 	}
-	for _, a := range said.Accounts {
-		for _, st := range a.Streams {
-			if st.Name == stream {
-				return fmt.Sprintf("%s storage, %s, %d replica", st.Config.Storage, sync, st.Config.Replicas), nil
-			}
-		}
+	st, ok := said.streams()[stream]
+	if !ok {
+		return "", fmt.Errorf("NATS has no stream %s", stream)
 	}
-	return "", fmt.Errorf("NATS has no stream %s", stream)
+	return fmt.Sprintf("%s storage, %s, %d replica", st.Config.Storage, sync, st.Config.Replicas), nil
 }

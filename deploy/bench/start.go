@@ -124,17 +124,11 @@ func percentile(sorted []time.Duration, share float64) float64 {
 
 // notifying starts the notifier, which may call this machine.
 func (s *stage) notifying(ctx context.Context, nats natsServer) error {
-	address, err := s.address()
+	n, err := s.notifier(s.product, nats)
 	if err != nil {
 		return err
 	}
-	p, err := s.product("notifier", []string{
-		"JOBRELAY_NATS_URL=" + nats.url, "JOBRELAY_METRICS_ADDR=" + address, "JOBRELAY_INSTALLATION=" + installation, "JOBRELAY_WEBHOOK_ALLOW=127.0.0.0/8",
-	})
-	if err != nil {
-		return err
-	}
-	return s.answers(ctx, p, "http://"+address+"/readyz")
+	return n.ready(ctx, s)
 }
 
 // receiver takes callbacks, in the bench's own process, whose clock writes the Pods.

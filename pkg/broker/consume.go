@@ -31,7 +31,8 @@ func (m Message) Stored() (Stored, error) { return stored(m.Subject, m.Sequence,
 //	nil            acknowledged
 //	RetryAfter     the wake-up is scheduled, its PubAck awaited, then acknowledged
 //	Permanent      logged and terminated; only for what can never be decoded
-//	other errors   logged; neither acknowledged nor refused: AckWait redelivers
+//	other errors   logged; neither acknowledged nor refused: AckWait redelivers.
+//	               While Consume stops, given back: another replica has it at once
 //
 // There is no delayed NAK: it would count against MaxAckPending, and what
 // waits would stall what does not.
@@ -62,10 +63,14 @@ func Permanent(err error) error { return &permanentError{err} }
 // ConsumeOptions bound one Consume.
 type ConsumeOptions struct {
 	InFlight int // handlers at once; default 64
-	Pull     int // messages fetched ahead; default 2 × InFlight
+	Pull     int // messages fetched ahead; default 2 × InFlight, 512 at most
 	// Grace is how long handlers may go on after ctx ended; default 20 s.
 	Grace time.Duration
 }
+
+// maxPull bounds what is fetched ahead: nobody extends the AckWait of what is not
+// yet in hand, and no other replica has it.
+const maxPull = 512
 
 // maxConsumeRetry is the longest wait before an ended consumer is looked for again.
 const maxConsumeRetry = 10 * time.Second
@@ -79,7 +84,7 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 		o.InFlight = 64
 	}
 	if o.Pull == 0 {
-		o.Pull = 2 * o.InFlight
+		o.Pull = min(2*o.InFlight, maxPull)
 	}
 	if o.Grace == 0 {
 		o.Grace = 20 * time.Second
@@ -152,11 +157,9 @@ type consumption struct {
 }
 
 func (r *consumption) take(m jetstream.Msg) {
-	select {
-	case <-r.stopping:
+	if r.stops() {
 		r.giveBack(m)
 		return
-	default:
 	}
 	select {
 	case r.slots <- struct{}{}:
@@ -168,6 +171,15 @@ func (r *consumption) take(m jetstream.Msg) {
 		defer func() { <-r.slots }()
 		r.handle(m)
 	})
+}
+
+func (r *consumption) stops() bool {
+	select {
+	case <-r.stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // giveBack lets another replica have the message now rather than after AckWait.
@@ -210,6 +222,9 @@ func (r *consumption) handle(m jetstream.Msg) {
 	case errors.As(err, &permanent):
 		r.broker.log.Error().Err(err).Str("subject", m.Subject()).Uint64("sequence", meta.Sequence.Stream).Msg("unreadable message, dropped from delivery")
 		err = m.TermWithReason("unreadable")
+	case r.stops():
+		r.giveBack(m)
+		return
 	default:
 		r.broker.log.Warn().Err(err).Str("subject", m.Subject()).Uint64("delivered", meta.NumDelivered).Msg("will be redelivered")
 		return

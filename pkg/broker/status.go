@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jobrelay/jobrelay/pkg/delivery"
 )
 
 // Status is what one replica says of itself. STATUS keeps the last of each for
@@ -23,6 +25,28 @@ type Status struct {
 	At       time.Time         `json:"at"`
 	Ready    bool              `json:"ready"`
 	Checks   map[string]string `json:"checks"` // as /readyz says them
+	// Failing is how many endpoints a notifier fails to reach; Endpoints are those
+	// of them that fail for longest, MaxStatusEndpoints at most.
+	Failing   int        `json:"failing,omitempty"`
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+}
+
+// MaxStatusEndpoints bounds the endpoints in a Status, some 300 bytes each.
+const MaxStatusEndpoints = 100
+
+// Endpoint is a receiver whose last attempt was not delivered, as one replica of the
+// notifier sees it.
+type Endpoint struct {
+	Name     string           `json:"endpoint"` // scheme, host and port
+	Breaker  string           `json:"breaker"`  // closed, open, half-open
+	Until    time.Time        `json:"until,omitzero"`
+	Since    time.Time        `json:"since"`    // the first failure after the last delivery
+	Failures int              `json:"failures"` // unwell in a row
+	Limit    int              `json:"limit"`    // attempts at once
+	InFlight int              `json:"inFlight"`
+	Waiting  int              `json:"waiting"` // tokens in hand
+	Last     delivery.Attempt `json:"last"`
+	Cause    string           `json:"cause,omitempty"`
 }
 
 // Report replaces what is known of the replica.

@@ -121,13 +121,14 @@ type Consumer struct {
 // The durable consumers. MaxDeliver is unlimited everywhere: reaching it drops
 // a message from delivery silently. AckWait is three times an attempt (15 s),
 // and is extended while a message is in hand. MaxAckPending is above what all
-// replicas together have in hand (Consume's InFlight).
+// replicas together have in hand (Consume's InFlight and Pull): of notifiers, seven
+// of which each has all in hand that it ever has.
 var (
 	LauncherRequests = Consumer{StreamRequests, "launcher", []string{"requests.*"}, 45 * time.Second, 5000}
 	LauncherWakeups  = Consumer{StreamWakeups, "launcher", []string{"wakeups.launch.>"}, 45 * time.Second, 5000}
 	LauncherEnds     = Consumer{StreamEvents, "launcher", []string{"events.*.*.completed", "events.*.*.failed", "events.*.*.exception"}, 45 * time.Second, 5000}
-	NotifierEvents   = Consumer{StreamEvents, "notifier", []string{"events.*.*.*"}, 45 * time.Second, 20000}
-	NotifierWakeups  = Consumer{StreamWakeups, "notifier", []string{"wakeups.callback.>"}, 45 * time.Second, 20000}
+	NotifierEvents   = Consumer{StreamEvents, "notifier", []string{"events.*.*.*"}, 45 * time.Second, 65536}
+	NotifierWakeups  = Consumer{StreamWakeups, "notifier", []string{"wakeups.callback.>"}, 45 * time.Second, 65536}
 	WatcherCommands  = Consumer{StreamCommands, "watcher", []string{"commands.cancel.*"}, 45 * time.Second, 1000}
 )
 

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -34,8 +35,8 @@ func ClassOfStatus(code int) Class {
 
 // Bounds of a retry.
 const (
-	// MaxAge is how long after it first became due an unwell endpoint's
-	// callback is retried.
+	// MaxAge bounds how long after it first became due a callback is tried, and
+	// is the default.
 	MaxAge = 24 * time.Hour
 	// MaxRetryAfter bounds what a receiver may ask for with Retry-After.
 	MaxRetryAfter = time.Hour
@@ -84,6 +85,9 @@ func (s *Schedule) UnmarshalText(text []byte) error {
 // Policy is what Decide goes by.
 type Policy struct {
 	Unwell, Refused Schedule
+	// MaxAge is how long after it first became due a callback is tried; 0: 24 h.
+	MaxAge  time.Duration
+	Breaker Breaker // the zero Breaker: DefaultBreaker
 	// Random is in [0,1); nil means a random source.
 	Random func() float64
 }
@@ -109,7 +113,7 @@ type Decision struct {
 // Decide says what happens after the last of the attempts, at least one, at a
 // callback that first became due at first. retryAfter is what the receiver
 // asked for, 0 for nothing.
-func (p Policy) Decide(attempts []Attempt, first time.Time, retryAfter time.Duration, now time.Time) Decision {
+func (p *Policy) Decide(attempts []Attempt, first time.Time, retryAfter time.Duration, now time.Time) Decision {
 	last := attempts[len(attempts)-1]
 	schedule, spent := p.Unwell, Decision{Verdict: GiveUpWhole, Reason: ReasonExhausted}
 	switch last.Class {
@@ -136,22 +140,39 @@ func (p Policy) Decide(attempts []Attempt, first time.Time, retryAfter time.Dura
 	}
 	wait := p.vary(schedule[tried])
 	wait = max(wait, min(retryAfter, MaxRetryAfter))
-	at, end := now.Add(wait), first.Add(MaxAge)
+	return p.again(first, now.Add(wait), now, spent)
+}
+
+// Hold says what happens to a callback that first became due at first and cannot
+// be tried before at, since its endpoint's breaker is open: it spends no attempt,
+// but its time runs, and past that it is given up as after its last attempt.
+func (p *Policy) Hold(first, at, now time.Time) Decision {
+	return p.again(first, at, now, Decision{Verdict: GiveUpWhole, Reason: ReasonExhausted})
+}
+
+// again is a Retry at the time, or at the end of the callback's time where that is
+// sooner: its last attempt is then, not hours before. Past the end it is spent.
+func (p *Policy) again(first, at, now time.Time, spent Decision) Decision {
+	end := first.Add(cmp.Or(p.MaxAge, MaxAge))
 	if !now.Before(end) {
 		return spent
 	}
 	if at.After(end) {
-		at = end // the last attempt is at the end of the day, not hours before
+		at = end
 	}
 	return Decision{Verdict: Retry, At: at}
 }
 
-func (p Policy) vary(d time.Duration) time.Duration {
-	random := p.Random
-	if random == nil {
-		random = rand.Float64
+// vary is d ±20 %.
+func (p *Policy) vary(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (1 - jitter + 2*jitter*p.random()))
+}
+
+func (p *Policy) random() float64 {
+	if p.Random == nil {
+		return rand.Float64()
 	}
-	return time.Duration(float64(d) * (1 - jitter + 2*jitter*random()))
+	return p.Random()
 }
 
 // Step is what to do with the token of event n, given the ledger.

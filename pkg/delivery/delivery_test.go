@@ -11,7 +11,7 @@ import (
 
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func policy(t *testing.T) delivery.Policy {
+func policy(t *testing.T) *delivery.Policy {
 	t.Helper()
 	unwell, err := delivery.ParseSchedule(delivery.DefaultUnwell)
 	if err != nil {
@@ -21,7 +21,7 @@ func policy(t *testing.T) delivery.Policy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return delivery.Policy{Unwell: unwell, Refused: refused, Random: func() float64 { return 0.5 }}
+	return &delivery.Policy{Unwell: unwell, Refused: refused, Random: func() float64 { return 0.5 }}
 }
 
 func attempts(classes ...delivery.Class) []delivery.Attempt {

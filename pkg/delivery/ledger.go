@@ -73,8 +73,18 @@ type Wakeup struct {
 	N        int       `json:"n"`
 	First    time.Time `json:"first"` // when it first became due
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// Endpoint is where it is to go: scheme, host and port.
+	Endpoint string `json:"endpoint,omitempty"`
 	// Run is the replay that the token is of; nil: the log's own delivery.
 	Run *Run `json:"run,omitempty"`
+}
+
+// LastCode is the HTTP status of the last attempt; 0 without an answer or attempt.
+func (w Wakeup) LastCode() int {
+	if len(w.Attempts) == 0 {
+		return 0
+	}
+	return w.Attempts[len(w.Attempts)-1].Code
 }
 
 // Ledger names the ledger that the token goes by: <log key>, or <log key>.<run>.

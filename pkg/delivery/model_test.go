@@ -87,7 +87,7 @@ type world struct {
 	random *rand.Rand
 	mutant string
 	calm   bool // nothing goes wrong but at the receiver
-	policy delivery.Policy
+	policy *delivery.Policy
 	clock  time.Time
 
 	events    int
@@ -139,7 +139,7 @@ type hand struct {
 
 func newWorld(seed uint64, mutant string) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 0)), mutant: mutant, clock: now, notWanted: map[int]bool{}, schedules: map[int]schedule{}}
-	w.policy = delivery.Policy{Unwell: make(delivery.Schedule, 1+w.random.IntN(12)), Refused: make(delivery.Schedule, 1+w.random.IntN(5)), Random: w.random.Float64}
+	w.policy = &delivery.Policy{Unwell: make(delivery.Schedule, 1+w.random.IntN(12)), Refused: make(delivery.Schedule, 1+w.random.IntN(5)), Random: w.random.Float64}
 	for i := 1; i < len(w.policy.Unwell); i++ {
 		w.policy.Unwell[i] = time.Duration(w.random.Int64N(int64(8 * time.Hour)))
 	}

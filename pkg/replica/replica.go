@@ -58,6 +58,8 @@ type Replica struct {
 
 	Broker *broker.Broker // not connected before Connect
 	Name   string         // unlike that of any other replica
+	// Tell adds to what the replica says of itself on STATUS; set before Connect.
+	Tell func(*broker.Status)
 
 	role       string
 	started    time.Time
@@ -139,11 +141,14 @@ func (r *Replica) publish(ctx context.Context, ready bool, checks map[string]str
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	err := r.Broker.Report(ctx, broker.Status{
+	status := broker.Status{
 		Role: r.role, Instance: r.Name, Version: process.Version(),
 		Started: r.started, At: time.Now().UTC(), Ready: ready, Checks: checks,
-	})
-	if err != nil {
+	}
+	if r.Tell != nil {
+		r.Tell(&status)
+	}
+	if err := r.Broker.Report(ctx, status); err != nil {
 		r.log.Debug().Err(err).Msg("report to STATUS")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -62,8 +63,8 @@ type Config struct {
 	// host names. Without it loopback, private, link-local, multicast and
 	// metadata addresses are refused.
 	Allow Allow
-	// InFlight bounds the connections kept idle for each set of CAs, in all and
-	// for one host.
+	// InFlight bounds the connections kept idle for each set of CAs; of one host
+	// they are delivery.MaxLimit at most.
 	InFlight int
 	// Version is what User-Agent says.
 	Version string
@@ -120,7 +121,7 @@ func (c *Client) client(roots *x509.CertPool) *http.Client {
 		ResponseHeaderTimeout:  c.cfg.Deadlines.Headers,
 		MaxResponseHeaderBytes: maxHeaders,
 		MaxIdleConns:           c.cfg.InFlight,
-		MaxIdleConnsPerHost:    c.cfg.InFlight,
+		MaxIdleConnsPerHost:    min(c.cfg.InFlight, delivery.MaxLimit),
 		IdleConnTimeout:        idleTimeout,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream:     maxStreamBuffer,
@@ -287,11 +288,16 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("%s (%s)", o.Class, o.Cause)
 }
 
-// Endpoint is the scheme, host and port of a URL: the part that may be logged.
+// Endpoint is the scheme, host and port of a URL: the part that may be logged, and
+// what is one receiver. Two ways to write it are one.
 func Endpoint(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
 		return "unreadable"
 	}
-	return u.Scheme + "://" + u.Host
+	host := strings.ToLower(u.Host)
+	if port := u.Port(); port != "" && port == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	return u.Scheme + "://" + host
 }

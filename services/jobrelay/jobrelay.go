@@ -50,6 +50,7 @@ type cli struct {
 	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"The callbacks that were given up: list, show, replay."`
+	Endpoints   endpointsCommand   `cmd:"" help:"Show the receivers that fail, and for which of them callbacks wait."`
 
 	Pause  pauseCommand  `cmd:"" help:"Keep a service's requests from becoming Jobs, until it is resumed."`
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`

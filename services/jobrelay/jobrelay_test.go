@@ -42,7 +42,8 @@ func TestCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp, "happened": happened, "until-tailed": untilTailed,
+			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp, "failing": notReached,
+			"happened": happened, "until-tailed": untilTailed,
 		},
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
@@ -273,5 +274,31 @@ func giveUp(ts *testscript.TestScript, _ bool, args []string) {
 			Body: fmt.Appendf(nil, `{"id":%q,"status":%d}`, args[0], s), Reason: delivery.ReasonExhausted, At: now.UTC(),
 			Attempts: []delivery.Attempt{{At: now.UTC(), Class: delivery.Unwell, Code: 503, Milliseconds: 12}},
 		}))
+	}
+}
+
+// notReached reports as a notifier does whose attempts at an endpoint fail, and parks
+// callbacks for it: the replica, the endpoint, the breaker, how many.
+func notReached(ts *testscript.TestScript, _ bool, args []string) {
+	ctx := context.Background()
+	b, err := broker.OpenAdmin(ctx, ts.Getenv("NATS"), zerolog.Nop())
+	ts.Check(err)
+	defer b.Close()
+	now := time.Now().UTC()
+	e := broker.Endpoint{
+		Name: args[1], Breaker: args[2], Since: now.Add(-90 * time.Second), Failures: 7, Limit: 1,
+		Last: delivery.Attempt{At: now, Class: delivery.Unwell, Code: 503, Milliseconds: 4}, Cause: webhook.CauseStatus,
+	}
+	if e.Breaker == string(delivery.Open) {
+		e.Until = now.Add(time.Hour)
+	}
+	ts.Check(b.Report(ctx, broker.Status{Role: "notifier", Instance: args[0], Started: now, At: now, Ready: true, Failing: 1, Endpoints: []broker.Endpoint{e}}))
+	n, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	for i := range n {
+		w := delivery.Wakeup{Key: event.Key(args[0] + strconv.Itoa(i)), First: now, Endpoint: args[1]}
+		payload, err := json.Marshal(w)
+		ts.Check(err)
+		ts.Check(b.Schedule(ctx, broker.Wakeup{Purpose: broker.PurposeCallback, Token: w.Token(), Payload: payload}, now.Add(time.Hour)))
 	}
 }

@@ -35,18 +35,30 @@ type Config struct {
 	RetrySchedule        delivery.Schedule `name:"retry-schedule" default:"${retrySchedule}" placeholder:"0s,5s,…" help:"Wait before each attempt at an endpoint that is unwell; one entry an attempt (default ${retrySchedule})."`
 	RetryScheduleRefused delivery.Schedule `name:"retry-schedule-refused" default:"${retryScheduleRefused}" placeholder:"0s,1m,…" help:"Wait before each attempt at an endpoint that refuses the callback (default ${retryScheduleRefused})."`
 	WebhookAllow         webhook.Allow     `name:"webhook-allow" placeholder:"CIDR|HOST,…" help:"Internal addresses that callbacks may go to; none without it."`
-	InFlight             int               `name:"callback-in-flight" default:"64" help:"Callbacks being sent at once (1 to 2048)."`
+	RetryMaxAge          time.Duration     `name:"retry-max-age" default:"${retryMaxAge}" help:"How long after it first became due a callback is tried, also at an endpoint that is left alone (up to 24h)."`
+	BreakerOpen          time.Duration     `name:"breaker-open" default:"${breakerOpen}" help:"How long an endpoint that fails is left alone at first; twice as long after each probe that fails."`
+	BreakerMost          time.Duration     `name:"breaker-most" default:"${breakerMost}" help:"The longest time for which an endpoint is left alone."`
+	InFlight             int               `name:"callback-in-flight" default:"2048" help:"Callbacks being sent at once (1 to 2048), at most 64 of them to one endpoint."`
 }
 
 // Vars are the defaults that the flags' tags name.
 func Vars() map[string]string {
-	return map[string]string{"retrySchedule": delivery.DefaultUnwell, "retryScheduleRefused": delivery.DefaultRefused}
+	return map[string]string{
+		"retrySchedule": delivery.DefaultUnwell, "retryScheduleRefused": delivery.DefaultRefused, "retryMaxAge": delivery.MaxAge.String(),
+		"breakerOpen": delivery.DefaultBreaker.Open.String(), "breakerMost": delivery.DefaultBreaker.Most.String(),
+	}
 }
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *Config) Validate() error {
 	if c.InFlight < 1 || c.InFlight > 2048 {
 		return errors.New("--callback-in-flight takes 1 to 2048")
+	}
+	if c.RetryMaxAge <= 0 || c.RetryMaxAge > delivery.MaxAge {
+		return errors.New("--retry-max-age takes more than 0 and at most 24h")
+	}
+	if c.BreakerOpen <= 0 || c.BreakerOpen > c.BreakerMost || c.BreakerMost > delivery.MaxAge {
+		return errors.New("--breaker-open takes more than 0 and at most --breaker-most, which takes up to 24h")
 	}
 	return c.Replica.Validate()
 }
@@ -92,10 +104,14 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	r.Registry().MustRegister(keyCounts{keys.Get})
 	client := webhook.New(webhook.Config{Allow: cfg.WebhookAllow, InFlight: cfg.InFlight, Version: process.Version()})
 	defer client.Close()
-	n, err := newNotifier(r.Broker, client, delivery.Policy{Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused}, cfg.InFlight, r.Registry(), log)
+	n, err := newNotifier(r.Broker, client, &delivery.Policy{
+		Unwell: cfg.RetrySchedule, Refused: cfg.RetryScheduleRefused, MaxAge: cfg.RetryMaxAge,
+		Breaker: delivery.Breaker{Open: cfg.BreakerOpen, Most: cfg.BreakerMost},
+	}, cfg.InFlight, ctx.Done(), r.Registry(), log)
 	if err != nil {
 		return err
 	}
+	r.Tell = func(s *broker.Status) { s.Failing, s.Endpoints = n.endpoints.report() }
 	n.keys = func(service string) callback.Keys { return keys.Get().of(service) }
 	n.peer = func(service, address string) webhook.Peer { return peers.Get().of(service, address) }
 	watching, stopWatching := context.WithCancel(ctx)
@@ -107,6 +123,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	log.Info().Str("instance", r.Name).Msg("notifier is running")
+	go n.undelivered.watch(watching)
 	group, ctx := errgroup.WithContext(ctx)
 	options := broker.ConsumeOptions{InFlight: tokensPerSlot * cfg.InFlight}
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.NotifierEvents, options, n.appended) })
@@ -120,20 +137,21 @@ type poster interface {
 }
 
 type notifier struct {
-	broker  *broker.Broker
-	client  poster
-	policy  delivery.Policy
-	keys    func(service string) callback.Keys
-	peer    func(service, address string) webhook.Peer
-	slots   chan struct{} // POSTs at once
-	ledgers *lru.Cache[string, broker.LedgerEntry]
-	targets *lru.Cache[string, target]
-	metrics *metrics
-	log     zerolog.Logger
-	now     func() time.Time
+	broker      *broker.Broker
+	client      poster
+	endpoints   *endpoints
+	undelivered *undelivered
+	policy      *delivery.Policy
+	keys        func(service string) callback.Keys
+	peer        func(service, address string) webhook.Peer
+	ledgers     *lru.Cache[string, broker.LedgerEntry]
+	targets     *lru.Cache[string, target]
+	metrics     *metrics
+	log         zerolog.Logger
+	now         func() time.Time
 }
 
-func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlight int, reg prometheus.Registerer, log zerolog.Logger) (*notifier, error) {
+func newNotifier(b *broker.Broker, client poster, policy *delivery.Policy, inFlight int, stopping <-chan struct{}, reg prometheus.Registerer, log zerolog.Logger) (*notifier, error) {
 	ledgers, err := lru.New[string, broker.LedgerEntry](cached)
 	if err != nil {
 		return nil, err
@@ -142,40 +160,13 @@ func newNotifier(b *broker.Broker, client poster, policy delivery.Policy, inFlig
 	if err != nil {
 		return nil, err
 	}
-	return &notifier{
-		broker: b, client: client, policy: policy, slots: make(chan struct{}, inFlight),
-		ledgers: ledgers, targets: targets, metrics: newMetrics(reg), log: log, now: time.Now,
-		keys: func(string) callback.Keys { return callback.Keys{} },
-		peer: func(string, string) webhook.Peer { return webhook.Peer{} },
-	}, nil
-}
-
-type metrics struct {
-	attempts  *prometheus.CounterVec
-	callbacks *prometheus.CounterVec
-	letters   *prometheus.CounterVec
-	replays   *prometheus.CounterVec
-	inFlight  prometheus.Gauge
-}
-
-func newMetrics(reg prometheus.Registerer) *metrics {
-	m := &metrics{
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobrelay_notifier_attempts_total", Help: "Attempts by what their outcome means: delivered, unwell, refused, gone.",
-		}, []string{"class"}),
-		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobrelay_notifier_callbacks_total", Help: "Callbacks by how they ended: delivered, or the reason why not.",
-		}, []string{"end"}),
-		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobrelay_notifier_dead_letters_total", Help: "Dead letters stored, by the reason; those of a replay that failed again too.",
-		}, []string{"reason"}),
-		replays: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobrelay_notifier_replays_total", Help: "Dead letters replayed, by how that ended: delivered, or the reason why not.",
-		}, []string{"end"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "jobrelay_notifier_in_flight", Help: "Attempts under way.",
-		}),
+	n := &notifier{
+		broker: b, client: client, policy: policy, ledgers: ledgers, targets: targets, log: log, now: time.Now,
+		endpoints: newEndpoints(policy, inFlight, stopping, time.Now, log),
+		keys:      func(string) callback.Keys { return callback.Keys{} },
+		peer:      func(string, string) webhook.Peer { return webhook.Peer{} },
 	}
-	reg.MustRegister(m.attempts, m.callbacks, m.letters, m.replays, m.inFlight)
-	return m
+	n.undelivered = &undelivered{broker: b, log: log}
+	n.metrics = newMetrics(reg, n.endpoints, n.undelivered)
+	return n, nil
 }

@@ -27,6 +27,9 @@ import (
 
 const patience = time.Minute
 
+// soonClosed leaves no endpoint alone for long.
+var soonClosed = delivery.Breaker{Open: 200 * time.Millisecond, Most: time.Second}
+
 // bench is a real NATS, a real webhook receiver, and notifiers between them.
 type bench struct {
 	t     *testing.T
@@ -72,14 +75,14 @@ func (b *bench) replica(change func(*notifier)) (stop func()) {
 	}
 	client := webhook.New(webhook.Config{Allow: allow, InFlight: 16, Version: "test"})
 	soon := delivery.Schedule{0, 300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond}
-	n, err := newNotifier(conn, client, delivery.Policy{Unwell: soon, Refused: soon[:2]}, 16, prometheus.NewRegistry(), zerolog.New(zerolog.NewTestWriter(b.t)))
+	ctx, cancel := context.WithCancel(context.Background())
+	n, err := newNotifier(conn, client, &delivery.Policy{Unwell: soon, Refused: soon[:2], Breaker: soonClosed}, 16, ctx.Done(), prometheus.NewRegistry(), zerolog.New(zerolog.NewTestWriter(b.t)))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	if change != nil {
 		change(n)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	consume := func(c broker.Consumer, h broker.Handler) {
 		running.Go(func() {

@@ -115,7 +115,7 @@ func (b *bench) run(flags ...string) *running {
 	}
 	r := &running{t: b.t, address: "127.0.0.1:" + strconv.Itoa(ports[0])}
 	var cfg Config
-	flags = append(flags, "--nats-url="+b.nats.URL(), "--metrics-addr="+r.address, "--webhook-allow="+webhook.Loopback)
+	flags = append(flags, "--nats-url="+b.nats.URL(), "--metrics-addr="+r.address, "--webhook-allow="+webhook.Loopback, "--breaker-open=200ms", "--breaker-most=1s")
 	if err := process.Parse(&cfg, Vars(), flags...); err != nil {
 		b.t.Fatal(err)
 	}

@@ -20,10 +20,6 @@ import (
 )
 
 const (
-	// slotWait is how long a token waits for a slot before it is parked.
-	slotWait = 5 * time.Second
-	// slotRetry is how long it is parked then.
-	slotRetry = time.Second
 	// recordRetry is between tries to record a 2xx.
 	recordRetry = 200 * time.Millisecond
 	// newEvent is the age up to which an event counts as new.
@@ -197,28 +193,44 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 	} else if reason != "" {
 		return n.finish(ctx, t, delivery.Done{Reason: reason}, zerolog.DebugLevel)
 	}
-	out, err := n.attempt(ctx, t)
+	if t.wakeup.First.IsZero() {
+		t.wakeup.First = n.now().UTC()
+	}
+	slot, err := n.endpoints.take(ctx, t.target.endpoint)
 	if err != nil {
 		return err
 	}
-	if ctx.Err() != nil && out.Code == 0 {
-		return ctx.Err() // our own stop, not the endpoint's answer
+	if !slot.held.IsZero() {
+		n.metrics.held.Inc()
+		d := delivery.Decision{Verdict: delivery.Retry, At: slot.held}
+		if slot.open {
+			d = n.policy.Hold(t.wakeup.First, slot.held, n.now())
+		}
+		return n.settle(ctx, t, d, "no slot")
 	}
-	last := delivery.Done{Attempts: t.wakeup.Attempts, Code: out.Code}
-	switch d := n.policy.Decide(t.wakeup.Attempts, t.wakeup.First, out.RetryAfter, n.now()); d.Verdict {
+	out, err := n.attempt(ctx, t, slot)
+	if err != nil {
+		return err
+	}
+	return n.settle(ctx, t, n.policy.Decide(t.wakeup.Attempts, t.wakeup.First, out.RetryAfter, n.now()), out.String())
+}
+
+// settle does what was decided of the callback at the head.
+func (n *notifier) settle(ctx context.Context, t *token, d delivery.Decision, cause string) error {
+	last := delivery.Done{Attempts: t.wakeup.Attempts, Code: t.wakeup.LastCode(), Reason: d.Reason}
+	switch d.Verdict {
 	case delivery.Done2xx:
 		if err := n.replayed(ctx, t); err != nil {
 			return err
 		}
 		return n.finish(ctx, t, last, zerolog.InfoLevel)
 	case delivery.GiveUpOne:
-		last.Reason = d.Reason
 		if err := n.bury(ctx, t, d.Reason); err != nil {
 			return err
 		}
 		return n.finish(ctx, t, last, zerolog.WarnLevel)
 	case delivery.GiveUpWhole:
-		last.Reason, last.At = d.Reason, n.now().UTC()
+		last.At = n.now().UTC()
 		if err := n.bury(ctx, t, d.Reason); err != nil {
 			return err
 		}
@@ -229,10 +241,7 @@ func (n *notifier) deliver(ctx context.Context, t *token) error {
 		n.ended(t, zerolog.WarnLevel, d.Reason)
 		return nil
 	default:
-		if len(t.wakeup.Attempts) == 1 {
-			n.line(t, zerolog.WarnLevel).Stringer("outcome", out).Time("again", d.At).Msg("callback failed, it is retried")
-		}
-		return n.park(t, d.At.Sub(n.now()), fmt.Errorf("attempt %d: %s", len(t.wakeup.Attempts), out))
+		return n.park(t, d.At.Sub(n.now()), fmt.Errorf("attempt %d: %s", len(t.wakeup.Attempts), cause))
 	}
 }
 
@@ -254,41 +263,33 @@ func (n *notifier) unneeded(ctx context.Context, t *token) (string, error) {
 	return delivery.ReasonSuperseded, err
 }
 
-// attempt takes a slot and posts. A token that gets no slot is parked, which
-// spends no attempt.
-func (n *notifier) attempt(ctx context.Context, t *token) (webhook.Outcome, error) {
+// attempt posts, and gives the slot back.
+func (n *notifier) attempt(ctx context.Context, t *token, s slot) (out webhook.Outcome, err error) {
+	var took time.Duration
+	defer func() { n.endpoints.give(s, out, took) }()
 	body, err := t.body()
 	if err != nil {
-		return webhook.Outcome{}, broker.Permanent(err)
-	}
-	if t.wakeup.First.IsZero() {
-		t.wakeup.First = n.now().UTC()
-	}
-	wait := time.NewTimer(slotWait)
-	defer wait.Stop()
-	select {
-	case n.slots <- struct{}{}:
-	case <-wait.C:
-		return webhook.Outcome{}, n.park(t, slotRetry, errors.New("no slot is free"))
-	case <-ctx.Done():
-		return webhook.Outcome{}, ctx.Err()
+		return out, broker.Permanent(err)
 	}
 	// No POST whose outcome could not be recorded.
 	for !n.broker.Connected() {
 		if err := process.Sleep(ctx, linkPoll); err != nil {
-			<-n.slots
-			return webhook.Outcome{}, err
+			return out, err
 		}
 	}
 	n.metrics.inFlight.Inc()
 	failpoint.Here(failpoint.Posting)
-	out := n.client.Post(ctx, webhook.Callback{
+	began := time.Now()
+	out = n.client.Post(ctx, webhook.Callback{
 		URL: t.target.url, Body: body, ID: t.webhookID(), Trace: t.event.Trace,
 		Keys: n.keys(t.event.Service), Peer: n.peer(t.event.Service, t.target.url),
 	})
+	took = time.Since(began)
 	failpoint.Here(failpoint.Posted)
 	n.metrics.inFlight.Dec()
-	<-n.slots
+	if ctx.Err() != nil && out.Code == 0 {
+		return webhook.Outcome{}, ctx.Err() // our own stop, not the endpoint's answer
+	}
 	n.metrics.attempts.WithLabelValues(string(out.Class)).Inc()
 	t.wakeup.Attempts = append(t.wakeup.Attempts, out.Attempt)
 	return out, nil
@@ -386,6 +387,7 @@ func (n *notifier) read(ctx context.Context, w delivery.Wakeup) (broker.LedgerEn
 
 // park leaves the token with a schedule of its own.
 func (n *notifier) park(t *token, d time.Duration, cause error) error {
+	t.wakeup.Endpoint = t.target.endpoint
 	payload, err := json.Marshal(t.wakeup)
 	if err != nil {
 		return err

@@ -24,18 +24,19 @@ import (
 const (
 	outageJobs     = 3334 // some 10,000 callbacks
 	outageSchedule = "0s,1s,2s"
+	outageAge      = "10s" // for those whose endpoint is left alone until their end
 	outageMost     = 5 * time.Minute
 	atReceivers    = 48 // histories written at once
 )
 
-// TestOutage: every receiver is down for the whole of a short schedule while 10,000
+// TestOutage: every receiver is down for the whole of a short day while 10,000
 // callbacks come, and a notifier is killed in the middle. The dead letters are exactly
 // what was not delivered. The receivers return, and `jobrelay deadletters replay`
 // delivers all of it: each job in order, with the bytes and ids of before.
 func TestOutage(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), outageMost)
 	defer cancel()
-	s, err := start(ctx, t.TempDir(), filepath.Join(os.Getenv("JOBRELAY_BIN_DIR"), "notifier"), "JOBRELAY_RETRY_SCHEDULE="+outageSchedule)
+	s, err := start(ctx, t.TempDir(), filepath.Join(os.Getenv("JOBRELAY_BIN_DIR"), "notifier"), "JOBRELAY_RETRY_SCHEDULE="+outageSchedule, "JOBRELAY_RETRY_MAX_AGE="+outageAge)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,74 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/jobrelay/jobrelay/pkg/delivery"
+)
+
+// parkedBatch is how many parked callbacks one question asks for, some 300 bytes
+// each and 2 KB at most.
+const parkedBatch = 500
+
+// Parked hands each callback that waits in WAKEUPS, for its time or for a replica,
+// to each, from a stream sequence on and about most of them. It returns where to go
+// on, or 0 after the last.
+func (b *Broker) Parked(ctx context.Context, from uint64, most int, each func(delivery.Wakeup)) (next uint64, err error) {
+	next = max(from, 1)
+	for seen := 0; seen < most; {
+		n := 0
+		all, err := jetstreamext.GetBatch(ctx, b.js, StreamWakeups, parkedBatch, jetstreamext.GetBatchSeq(next), jetstreamext.GetBatchSubject("*."+PurposeCallback+".>"))
+		if err != nil {
+			return 0, fmt.Errorf("parked callbacks: %w", err)
+		}
+		for m, err := range all {
+			if errors.Is(err, jetstreamext.ErrNoMessages) {
+				break
+			}
+			if err != nil {
+				return 0, fmt.Errorf("parked callbacks: %w", err)
+			}
+			var w delivery.Wakeup
+			if err := json.Unmarshal(m.Data, &w); err != nil {
+				b.log.Warn().Err(err).Str("subject", m.Subject).Msg("parked callbacks") // one that cannot be read hides no other
+			} else {
+				each(w)
+			}
+			next = m.Sequence + 1
+			n++
+		}
+		if n < parkedBatch {
+			return 0, nil
+		}
+		seen += n
+	}
+	return next, nil
+}
+
+// OldestUnacknowledged is when the oldest message was stored that the consumer has
+// not seen acknowledged; zero: there is none.
+func (b *Broker) OldestUnacknowledged(ctx context.Context, c Consumer) (time.Time, error) {
+	consumer, err := b.js.Consumer(ctx, c.Stream, c.Name)
+	if err != nil {
+		return time.Time{}, streamError(c.Stream+"/"+c.Name, err)
+	}
+	info := consumer.CachedInfo()
+	if info.NumPending == 0 && info.NumAckPending == 0 {
+		return time.Time{}, nil
+	}
+	m, err := b.streams[c.Stream].GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(c.Filters[0]))
+	if err = getError(c.Stream, err); errors.Is(err, ErrNotFound) {
+		return time.Time{}, nil // acknowledged in the meantime
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return m.Time, nil
+}
