@@ -32,27 +32,13 @@ func (f EventFilter) subjects() []string {
 	return out
 }
 
-// Follow hands the events that fit to each, in the order of the log, those that are
-// there and those to come, until ctx ends or each returns an error, which is
+// Follow hands the events that fit to do, in the order of the log, those that are
+// there and those to come, until ctx ends or do returns an error, which is
 // returned. It is a subscriber of its own making: for operators and development,
 // not for taps (docs/architecture.md). It goes on where it was after the server was
 // away.
-func (b *Broker) Follow(ctx context.Context, f EventFilter, each func(Stored) error) error {
-	return b.follow(ctx, f, false, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		e, err := stored(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())
-		if err != nil {
-			b.log.Warn().Err(err).Msg("events") // one that cannot be read hides no other
-			return nil
-		}
-		return each(e)
-	})
-}
-
-// followAhead is how many events are fetched ahead.
-const followAhead = 500
-
-func (b *Broker) follow(ctx context.Context, f EventFilter, headersOnly bool, each func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: f.subjects(), DeliverPolicy: jetstream.DeliverNewPolicy, HeadersOnly: headersOnly}
+func (b *Broker) Follow(ctx context.Context, f EventFilter, do func(Stored) error) error {
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: f.subjects(), DeliverPolicy: jetstream.DeliverNewPolicy}
 	if !f.Since.IsZero() {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &f.Since
 	}
@@ -60,6 +46,21 @@ func (b *Broker) follow(ctx context.Context, f EventFilter, headersOnly bool, ea
 	if err != nil {
 		return streamError(StreamEvents, err)
 	}
+	return each(ctx, consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		e, err := stored(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())
+		if err != nil {
+			b.log.Warn().Err(err).Msg("events") // one that cannot be read hides no other
+			return nil
+		}
+		return do(e)
+	})
+}
+
+// followAhead is how many events are fetched ahead.
+const followAhead = 500
+
+// each hands the consumer's messages to f until ctx ends or f returns an error.
+func each(ctx context.Context, consumer jetstream.Consumer, f func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(followAhead))
 	if err != nil {
 		return fmt.Errorf("events: %w", err)
@@ -77,7 +78,7 @@ func (b *Broker) follow(ctx context.Context, f EventFilter, headersOnly bool, ea
 		if err != nil {
 			return fmt.Errorf("events: %w", err)
 		}
-		if err := each(m, meta); err != nil {
+		if err := f(m, meta); err != nil {
 			return err
 		}
 	}

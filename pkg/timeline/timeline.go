@@ -266,11 +266,13 @@ func (t *Timeline) callbacks(r Records) {
 		}
 	}
 	for _, p := range r.Parked {
+		t.Endpoint = p.Endpoint
 		if status, ok := statusOf(r.Log, p.Wakeup); ok {
 			t.attempts(status, runOf(p.Wakeup), p.Attempts)
 		}
 	}
 	for _, l := range r.Letters {
+		t.Endpoint = l.Endpoint
 		done, kept := r.Ledger.Done[l.N]
 		switch {
 		case l.Replayed != nil: // its attempts are the replay's

@@ -46,6 +46,7 @@ type cli struct {
 	Show showCommand `cmd:"" help:"Show what happened to one message, step by step, and what its job waits for now."`
 	List listCommand `cmd:"" help:"List jobs with their state, the newest first."`
 	Tail tailCommand `cmd:"" help:"Follow the events of all jobs."`
+	Top  topCommand  `cmd:"" help:"Show how everything is now: jobs by state, rates, what waits for longest, what fails."`
 
 	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
@@ -59,6 +60,9 @@ type cli struct {
 	Cancel     cancelCommand     `cmd:"" help:"End jobs, whether their Job exists or not."`
 	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
 	Explain    explainCommand    `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
+
+	Completion completionCommand `cmd:"" help:"Print what makes a shell complete these commands."`
+	Complete   completeCommand   `cmd:"" name:"__complete" hidden:""`
 
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +57,9 @@ func (s *statusFlag) UnmarshalText(text []byte) error {
 	}
 	return nil
 }
+
+// values are what a shell completes.
+func (statusFlag) values() []string { return slices.Sorted(maps.Keys(statusNames)) }
 
 type listCommand struct {
 	jobSelection `embed:""`

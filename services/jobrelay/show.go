@@ -98,9 +98,7 @@ func timelineText(c *console, t timeline.Timeline, now time.Time) string {
 		what, detail := stepText(c, s)
 		rows = append(rows, strings.Join([]string{s.At.Local().Format(timeMillis), gap, what, detail}, "\t"))
 	}
-	for line := range strings.Lines(columns("", rows...)) {
-		text.WriteString(strings.TrimRight(line, " \n") + "\n")
-	}
+	text.WriteString(trimmed(columns("", rows...)))
 	text.WriteByte('\n')
 	if len(t.Waits) == 0 {
 		text.WriteString("waits for nothing\n")
