@@ -17,6 +17,7 @@ import (
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
@@ -299,5 +300,67 @@ func TestFollow(t *testing.T) {
 	cancel()
 	if err := r.Follow(ctx, broker.EventFilter{}, func(broker.Stored) error { return nil }); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestOverview(t *testing.T) {
+	s := server(t)
+	b := open(t, s)
+	r := reads(t, s)
+	before := time.Now()
+	life(t, b, "done", "a", jobStarted, podStarted, jobCompleted)
+	life(t, b, "running", "a", jobStarted, podStarted)
+	life(t, b, "first", "a")
+	life(t, b, "second", "a")
+	first := before.Add(-time.Hour).UTC()
+	payload, err := json.Marshal(delivery.Wakeup{Key: event.Key("done"), First: first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := broker.Endpoint{Name: "http://h.example", Breaker: "open", Since: before, Failures: 3, Last: delivery.Attempt{Code: 503}}
+	worse := endpoint
+	worse.Failures = 9
+	if err := errors.Join(
+		b.Schedule(t.Context(), broker.Wakeup{Purpose: broker.PurposeCallback, Token: event.Key("done") + ".2", Payload: payload}, time.Now().Add(time.Hour)),
+		b.Report(t.Context(), broker.Status{Role: "notifier", Instance: "1", Ready: true, Endpoints: []broker.Endpoint{endpoint}}),
+		b.Report(t.Context(), broker.Status{Role: "notifier", Instance: "2", Endpoints: []broker.Endpoint{worse}}),
+		b.Report(t.Context(), broker.Status{Role: "ingest", Instance: "1", Ready: true}),
+		b.SetPause(t.Context(), broker.Pause{Service: "a", Paused: true}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c := r.NewCounting(before.Add(-time.Minute))
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	<-c.Ready()
+	o, err := c.Overview(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Counting || o.Jobs[timeline.Running] != 1 || o.Jobs[timeline.Completed] != 1 || o.Jobs[timeline.Waiting] != 4 {
+		t.Errorf("%+v", o)
+	}
+	if len(o.Oldest) != 2 || o.Oldest[0].ID != "first" || o.Oldest[1].ID != "running" {
+		t.Errorf("%+v", o.Oldest)
+	}
+	if o.Callbacks.Pending != 5 || o.Callbacks.Parked != 1 || o.Callbacks.Oldest == nil || !o.Callbacks.Oldest.Equal(first) {
+		t.Errorf("%+v", o.Callbacks)
+	}
+	if len(o.Failing) != 1 || o.Failing[0].Failures != 9 || o.Failing[0].Cause != "503" || !slices.Equal(o.Paused, []string{"a"}) {
+		t.Errorf("%+v %v", o.Failing, o.Paused)
+	}
+	if want := []timeline.Replicas{{Role: "ingest", Ready: 1, All: 1}, {Role: "notifier", Ready: 1, All: 2}}; !slices.Equal(o.Replicas, want) {
+		t.Errorf("%+v", o.Replicas)
+	}
+	// What comes is counted.
+	life(t, b, "new", "b", jobStarted)
+	await.That(t, "a new job is counted", func() bool {
+		o, err := c.Overview(ctx)
+		return err == nil && o.Jobs[timeline.Started] == 1
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

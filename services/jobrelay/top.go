@@ -102,7 +102,7 @@ const mostFailing = 10
 func overviewText(c *console, o timeline.Overview) string {
 	var text strings.Builder
 	counting := map[bool]string{true: ", still counting"}[o.Counting]
-	fmt.Fprintf(&text, "jobrelay  %s  jobs of the last %s%s\n\n", o.At.Local().Format(time.DateTime), short(o.At.Sub(o.Since)), counting)
+	fmt.Fprintf(&text, "%s  jobs of the last %s%s\n\n", o.At.Local().Format(time.DateTime), short(o.At.Sub(o.Since)), counting)
 	oldest := map[timeline.State]timeline.Summary{}
 	for _, s := range o.Oldest {
 		oldest[s.State] = s
