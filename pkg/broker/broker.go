@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"github.com/synadia-io/orbit.go/natscontext"
 
 	"github.com/jobrelay/jobrelay/pkg/telemetry"
 )
@@ -126,8 +127,9 @@ func (c Config) inbox() string {
 func (b *Broker) dial(ctx context.Context) error {
 	cfg := b.cfg
 	var err error
-	b.conn, err = nats.Connect(cfg.URL,
-		nats.Name(cfg.name()), nats.CustomInboxPrefix(cfg.inbox()),
+	var settings natscontext.Settings
+	b.conn, settings, err = connect(cfg.URL,
+		nats.Name(cfg.name()), inboxPrefix(cfg.inbox()),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
 		// A publish while disconnected fails at once: buffered, it would go
 		// out after its caller has decided otherwise.
@@ -152,8 +154,7 @@ func (b *Broker) dial(ctx context.Context) error {
 		}),
 	)
 	if err != nil {
-		// Not err itself: it may quote the address, and the address a password.
-		return errors.New("the address of NATS cannot be used; set JOBRELAY_NATS_URL to one like nats://nats:4222")
+		return err
 	}
 	notice := time.NewTicker(waitNotice)
 	defer notice.Stop()
@@ -177,7 +178,7 @@ func (b *Broker) dial(ctx context.Context) error {
 		case <-poll.C:
 		}
 	}
-	js, err := jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
+	js, err := streaming(b.conn, settings, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
 	b.mu.Lock()
 	b.js = js
 	b.mu.Unlock()

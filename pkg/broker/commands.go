@@ -20,13 +20,15 @@ type Cancel struct {
 	At     time.Time `json:"at"`
 }
 
+const cancelSubject = "commands.cancel."
+
 // Cancel hands the command to the watchers. It returns after the PubAck.
 func (b *Broker) Cancel(ctx context.Context, c Cancel) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}
-	_, err = b.publish(ctx, &nats.Msg{Subject: "commands.cancel." + event.Key(c.ID), Data: data})
+	_, err = b.publish(ctx, &nats.Msg{Subject: cancelSubject + event.Key(c.ID), Data: data})
 	return err
 }
 

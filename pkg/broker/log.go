@@ -7,7 +7,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -77,26 +76,17 @@ func (b *Broker) tails(ctx context.Context, logs []LogName) (map[LogName]Tail, e
 	if len(logs) == 0 {
 		return out, nil
 	}
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.js, StreamEvents, filters)
+	messages, err := b.lasts(ctx, StreamEvents, filters...)
 	if err != nil {
 		return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
 	}
 	last := make(map[LogName]*jetstream.RawStreamMsg, len(logs))
-	for m, err := range messages { // one of each type of event
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ends of %d logs: %w", len(logs), err)
-		}
+	for _, m := range messages { // one of each type of event, in order
 		service, key, _, err := event.ParseSubject(m.Subject)
 		if err != nil {
 			return nil, err
 		}
-		name := LogName{service, key}
-		if before := last[name]; before == nil || before.Sequence < m.Sequence {
-			last[name] = m
-		}
+		last[LogName{service, key}] = m
 	}
 	for name, m := range last {
 		if out[name], err = tailOf(m); err != nil {
@@ -183,27 +173,8 @@ func stored(subject string, sequence uint64, header map[string][]string, data []
 // until ctx ends. It is a subscriber of its own making, for development:
 // production's taps pull from a durable that the operator made.
 func (b *Broker) Tap(ctx context.Context, f func(Stored)) error {
-	consumer, err := b.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		return fmt.Errorf("tap: %w", err)
-	}
-	messages, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
-		}
-		e, err := stored(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())
-		if err != nil {
-			b.log.Warn().Err(err).Msg("tap")
-			return
-		}
+	return b.Follow(ctx, EventFilter{}, func(e Stored) error {
 		f(e)
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("tap: %w", err)
-	}
-	<-ctx.Done()
-	messages.Stop()
-	<-messages.Closed()
-	return nil
 }

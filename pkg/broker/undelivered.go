@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 )
@@ -24,17 +23,7 @@ func (b *Broker) Parked(ctx context.Context, from uint64, most int, each func(de
 	next = max(from, 1)
 	for seen := 0; seen < most; {
 		n := 0
-		all, err := jetstreamext.GetBatch(ctx, b.js, StreamWakeups, parkedBatch, jetstreamext.GetBatchSeq(next), jetstreamext.GetBatchSubject("*."+PurposeCallback+".>"))
-		if err != nil {
-			return 0, fmt.Errorf("parked callbacks: %w", err)
-		}
-		for m, err := range all {
-			if errors.Is(err, jetstreamext.ErrNoMessages) {
-				break
-			}
-			if err != nil {
-				return 0, fmt.Errorf("parked callbacks: %w", err)
-			}
+		err := b.batch(ctx, StreamWakeups, "*."+PurposeCallback+".>", next, parkedBatch, func(m *jetstream.RawStreamMsg) error {
 			var w delivery.Wakeup
 			if err := json.Unmarshal(m.Data, &w); err != nil {
 				b.log.Warn().Err(err).Str("subject", m.Subject).Msg("parked callbacks") // one that cannot be read hides no other
@@ -43,6 +32,10 @@ func (b *Broker) Parked(ctx context.Context, from uint64, most int, each func(de
 			}
 			next = m.Sequence + 1
 			n++
+			return nil
+		})
+		if err != nil {
+			return 0, fmt.Errorf("parked callbacks: %w", err)
 		}
 		if n < parkedBatch {
 			return 0, nil

@@ -202,6 +202,13 @@ func DecodeWebhook(header map[string][]string, data []byte) (hook *jobsv1.Webhoo
 	return hook, d.QueuedAt, nil
 }
 
+// IsFirst reports whether the headers are those of a log's first event, without
+// reading all of it.
+func IsFirst(header map[string][]string) bool {
+	v := header[headerPrefix+extSequence]
+	return len(v) == 1 && v[0] == "0"
+}
+
 // marshalData is the JSON form of the data. protojson varies its white space
 // on purpose, so it is compacted: the same event is the same bytes.
 func marshalData(m proto.Message) ([]byte, error) {

@@ -54,6 +54,12 @@ func Subject(service, logKey string, t Type) string {
 	return "events." + ServiceToken(service) + "." + logKey + "." + k.token
 }
 
+// Token is the type as the last token of a subject on EVENTS.
+func Token(t Type) string {
+	k, _ := t.kind()
+	return k.token
+}
+
 // ParseSubject takes a subject of EVENTS apart.
 func ParseSubject(subject string) (service, logKey string, t Type, err error) {
 	p := strings.Split(subject, ".")

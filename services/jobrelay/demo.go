@@ -38,7 +38,7 @@ func (d *demoCommand) Run(ctx context.Context, c *console) error {
 	}
 	defer logFile.Close()
 	start := time.Now()
-	show := showCalls(c.out, c.json, start)
+	show := showCalls(c, start)
 	calls := make(chan hookd.Call, 16)
 	s, err := startStack(ctx, stackConfig{
 		Dir: dir, WebhookAllow: webhook.Loopback, Progress: c.progress(), Log: c.log.Logger(logFile, ""),

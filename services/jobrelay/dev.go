@@ -19,7 +19,7 @@ func (d *devCommand) Run(ctx context.Context, c *console) error {
 	progress := c.progress()
 	s, err := startStack(ctx, stackConfig{
 		Dir: d.StateDir, Kubeconfig: d.Kubeconfig, WebhookAllow: d.WebhookAllow,
-		Progress: progress, OnCall: showCalls(c.out, c.json, time.Time{}), Log: c.log.Logger(os.Stderr, ""),
+		Progress: progress, OnCall: showCalls(c, time.Time{}), Log: c.log.Logger(os.Stderr, ""),
 	})
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (e *explainCommand) Run(c *console) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errUnreadable, name, err)
 	}
-	if c.json {
+	if c.machine != nil {
 		for _, event := range x.events {
 			if err := c.print(event, ""); err != nil {
 				return err
@@ -55,7 +55,7 @@ func (e *explainCommand) Run(c *console) error {
 	}
 	if x.lastSeen != "" {
 		text := "no end in this recording; last seen: " + x.lastSeen
-		if c.json {
+		if c.machine != nil {
 			c.say("%s", text)
 			return nil
 		}

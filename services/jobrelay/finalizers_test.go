@@ -39,7 +39,7 @@ func TestFinalizers(t *testing.T) {
 	names := func() (names string) {
 		t.Helper()
 		out.Reset()
-		if err := (&finalizersList{jobs}).Run(t.Context(), &console{out: &out, json: true}); err != nil {
+		if err := (&finalizersList{jobs}).Run(t.Context(), &console{out: &out, machine: encodings["json"]}); err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(out.String()) {

@@ -2,6 +2,7 @@
 package jobrelay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
+	"sigs.k8s.io/yaml"
 
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -28,7 +30,7 @@ import (
 type cli struct {
 	process.Log
 
-	Output  string           `name:"output" short:"o" enum:"text,json" default:"text" help:"Form of what is printed: text for people, json for machines."`
+	Output  string           `name:"output" short:"o" enum:"table,json,yaml,text" default:"table" help:"Form of what is printed: table for people (text is the same), json or yaml for machines."`
 	Version kong.VersionFlag `env:"-" help:"Print the version."`
 
 	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the four services and a webhook receiver."`
@@ -40,6 +42,11 @@ type cli struct {
 	Webhooks webhooksCommand `cmd:"" help:"Run a webhook receiver alone, and show what arrives."`
 	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
 	Replicas replicasCommand `cmd:"" help:"Show every running replica of the services and what it says of itself."`
+
+	Show showCommand `cmd:"" help:"Show what happened to one message, step by step, and what its job waits for now."`
+	List listCommand `cmd:"" help:"List jobs with their state, the newest first."`
+	Tail tailCommand `cmd:"" help:"Follow the events of all jobs."`
+	Top  topCommand  `cmd:"" help:"Show how everything is now: jobs by state, rates, what waits for longest, what fails."`
 
 	Rejections rejectionsCommand `cmd:"" help:"The messages that were not accepted: list, show, resend."`
 
@@ -53,6 +60,9 @@ type cli struct {
 	Cancel     cancelCommand     `cmd:"" help:"End jobs, whether their Job exists or not."`
 	Finalizers finalizersCommand `cmd:"" help:"The Jobs that are held until their end is recorded: list, release."`
 	Explain    explainCommand    `cmd:"" help:"Say which events a recorded watch of a Job and its Pods leads to, and why."`
+
+	Completion completionCommand `cmd:"" help:"Print what makes a shell complete these commands."`
+	Complete   completeCommand   `cmd:"" name:"__complete" hidden:""`
 
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask an address whether it is healthy: exit code 0, or 1 and why not."`
 }
@@ -82,7 +92,7 @@ func Main() int {
 		func(ctx context.Context, command *kong.Context) error {
 			cluster.Log(c.Logger(os.Stderr, ""))
 			command.BindTo(ctx, (*context.Context)(nil))
-			failed = command.Run(newConsole(c.Output == "json", c.Log))
+			failed = command.Run(newConsole(c.Output, c.Log))
 			return failed
 		})
 	if errors.Is(failed, errUnreadable) {
@@ -109,32 +119,54 @@ func interrupted(ctx context.Context, err error) error {
 
 // console is where a command prints.
 type console struct {
-	out   io.Writer
-	json  bool
-	color bool // text may have colours: people read it on a terminal
-	log   process.Log
+	out     io.Writer
+	machine encoding // nil: people read it
+	color   bool     // text may have colours: people read it on a terminal
+	log     process.Log
 }
 
-func newConsole(asJSON bool, log process.Log) *console {
-	color := !asJSON && isatty.IsTerminal(os.Stdout.Fd()) && os.Getenv("NO_COLOR") == ""
-	return &console{out: os.Stdout, json: asJSON, color: color, log: log}
+func newConsole(output string, log process.Log) *console {
+	c := &console{out: os.Stdout, machine: encodings[output], log: log}
+	c.color = c.machine == nil && isatty.IsTerminal(os.Stdout.Fd()) && os.Getenv("NO_COLOR") == ""
+	return c
+}
+
+// encoding is the form of one record for machines.
+type encoding func(v any) ([]byte, error)
+
+// encodings are the forms of --output that are for machines: a line a record, or a
+// document a record.
+var encodings = map[string]encoding{
+	"json": func(v any) ([]byte, error) {
+		var line bytes.Buffer
+		err := json.NewEncoder(&line).Encode(v)
+		return line.Bytes(), err
+	},
+	"yaml": func(v any) ([]byte, error) {
+		document, err := yaml.Marshal(v)
+		return append([]byte("---\n"), document...), err
+	},
 }
 
 // progress is where people are told what happens: not on standard output where
 // machines read that.
 func (c *console) progress() io.Writer {
-	if c.json {
+	if c.machine != nil {
 		return os.Stderr
 	}
 	return c.out
 }
 
-// print writes v as one line of JSON for machines, and text for people.
+// print writes v as a record for machines, and text for people.
 func (c *console) print(v any, text string) error {
-	if c.json {
-		return json.NewEncoder(c.out).Encode(v)
+	record := []byte(text)
+	if c.machine != nil {
+		var err error
+		if record, err = c.machine(v); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprint(c.out, text)
+	_, err := c.out.Write(record)
 	return err
 }
 
@@ -145,10 +177,11 @@ func (c *console) say(format string, args ...any) {
 
 // Colours, each of as many bytes: columns stay in line.
 const (
-	red    = "\x1b[31m"
-	green  = "\x1b[32m"
-	yellow = "\x1b[33m"
-	plain  = "\x1b[0m"
+	red     = "\x1b[31m"
+	green   = "\x1b[32m"
+	yellow  = "\x1b[33m"
+	neutral = "\x1b[39m"
+	plain   = "\x1b[0m"
 )
 
 func (c *console) paint(color, text string) string {
@@ -158,10 +191,10 @@ func (c *console) paint(color, text string) string {
 	return color + text + plain
 }
 
-// list prints a line of each for machines, and for people a table, or none where
+// list prints a record of each for machines, and for people a table, or none where
 // there is nothing to list. cells are those of a row.
 func list[T any](c *console, all []T, header, none string, cells func(T) []string) error {
-	if c.json {
+	if c.machine != nil {
 		for _, v := range all {
 			if err := c.print(v, ""); err != nil {
 				return err

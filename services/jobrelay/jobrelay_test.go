@@ -43,6 +43,7 @@ func TestCommands(t *testing.T) {
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor, "until": until, "until-count": untilCount, "exits": exits, "ingesting": ingesting, "keep": keep, "giveup": giveUp, "failing": notReached,
+			"happened": happened, "until-tailed": untilTailed,
 		},
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {

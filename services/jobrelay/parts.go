@@ -2,9 +2,7 @@ package jobrelay
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -47,7 +45,7 @@ type webhooksCommand struct {
 }
 
 func (w *webhooksCommand) Run(ctx context.Context, c *console) error {
-	server, err := hookd.Start(hookd.Config{Addr: w.Listen, OnCall: showCalls(c.out, c.json, time.Time{})})
+	server, err := hookd.Start(hookd.Config{Addr: w.Listen, OnCall: showCalls(c, time.Time{})})
 	if err != nil {
 		return err
 	}
@@ -66,22 +64,18 @@ func stopped(stop func(context.Context) error) error {
 
 // showCalls prints each callback as it arrives: its time, or the time since
 // start where that is set.
-func showCalls(out io.Writer, asJSON bool, start time.Time) func(hookd.Call) {
+func showCalls(c *console, start time.Time) func(hookd.Call) {
 	var mu sync.Mutex
 	return func(call hookd.Call) {
 		mu.Lock()
 		defer mu.Unlock()
-		if asJSON {
-			_ = json.NewEncoder(out).Encode(map[string]any{ // a closed terminal is nobody's to tell
-				"at": call.At, "path": call.Path, "webhookId": call.Header.Get("Webhook-Id"),
-				"body": string(call.Body), "answered": call.Status,
-			})
-			return
-		}
 		at := call.At.Format("15:04:05.000")
 		if !start.IsZero() {
 			at = fmt.Sprintf("%6.2f s", call.At.Sub(start).Seconds())
 		}
-		fmt.Fprintf(out, "%s  %-12s%s %s  %s\n", at, "webhook", call.Method, call.Path, call.Body)
+		_ = c.print(map[string]any{ // a closed terminal is nobody's to tell
+			"at": call.At, "path": call.Path, "webhookId": call.Header.Get("Webhook-Id"),
+			"body": string(call.Body), "answered": call.Status,
+		}, fmt.Sprintf("%s  %-12s%s %s  %s\n", at, "webhook", call.Method, call.Path, call.Body))
 	}
 }

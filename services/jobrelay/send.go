@@ -218,7 +218,7 @@ func (r *receipts) print(s sqsqueue.Sent) {
 	if s.Err != nil {
 		r.failed++
 		line.Error, text = s.Err.Error(), ""
-		if !r.console.json {
+		if r.console.machine == nil {
 			r.clear()
 			r.console.say("%s was not sent: %v", s.Name, s.Err)
 		}
@@ -239,7 +239,7 @@ func (r *receipts) print(s sqsqueue.Sent) {
 // end prints the sum; its error says what was not sent.
 func (r *receipts) end(err error) error {
 	r.clear()
-	if r.summary && !r.console.json {
+	if r.summary && r.console.machine == nil {
 		fmt.Fprintf(r.console.out, "%d sent to %s, %d not sent\n", r.sent, r.queue, r.failed)
 	}
 	switch {
@@ -259,7 +259,7 @@ func (r *receipts) clear() {
 
 // progress is a bar on a terminal, where there is more than a line to wait for.
 func (s *sendCommand) progress(c *console) *progressbar.ProgressBar {
-	if c.json || !s.NDJSON && s.Count == 0 || !isatty.IsTerminal(os.Stderr.Fd()) {
+	if c.machine != nil || !s.NDJSON && s.Count == 0 || !isatty.IsTerminal(os.Stderr.Fd()) {
 		return nil
 	}
 	total := -1 // NDJSON: nobody knows

@@ -71,12 +71,15 @@ type description struct {
 
 const descriptionFile = "dev.json"
 
+// errNoStack is what readDescription's error wraps where there is none.
+var errNoStack = errors.New("no jobrelay dev is running")
+
 // readDescription finds a running stack.
 func readDescription(dir string) (description, error) {
 	var d description
 	b, err := os.ReadFile(filepath.Join(dir, descriptionFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return d, fmt.Errorf("no jobrelay dev is running on %s; start one, or name a queue with --queue", dir)
+		return d, fmt.Errorf("%w on %s; start one, or name a queue with --queue", errNoStack, dir)
 	}
 	if err != nil {
 		return d, err

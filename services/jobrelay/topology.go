@@ -13,10 +13,6 @@ type topologyCommand struct {
 	Verify topologyVerify `cmd:"" help:"Check every stream and consumer, and change nothing."`
 }
 
-type topologyFlags struct {
-	URL string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
-}
-
 type topologyApply struct {
 	topologyFlags `embed:""`
 

@@ -93,7 +93,7 @@ func (v *validateCommand) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	if !c.json {
+	if c.machine == nil {
 		fmt.Fprintf(c.out, "%d valid, %d invalid\n", t.valid, t.invalid)
 	}
 	return t.err()

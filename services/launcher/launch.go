@@ -64,14 +64,7 @@ type launcher struct {
 }
 
 // wakeup is the payload of a parked launch.
-type wakeup struct {
-	Key   string `json:"key"`
-	Tries int    `json:"tries"` // wake-ups before this one
-	// Sent says that a create may have been sent: its Job may exist.
-	Sent bool `json:"sent,omitempty"`
-	// Paced says that this is its turn in the rates.
-	Paced bool `json:"paced,omitempty"`
-}
+type wakeup = broker.ParkedLaunch
 
 // requested handles a message of REQUESTS.
 func (l *launcher) requested(ctx context.Context, m broker.Message) error {
@@ -347,7 +340,7 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 	}
 	// What was held back was not sent, and what a quota refused is not there.
 	sent := w.Sent || v.Code != jobstatus.LaunchExpired && v.Code != jobstatus.QuotaExceeded
-	payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: w.Tries + 1, Sent: sent, Paced: paced})
+	payload, err := json.Marshal(wakeup{Key: e.LogKey, Tries: w.Tries + 1, Sent: sent, Paced: paced, Cause: causeOf(cause, v)})
 	if err != nil {
 		return err
 	}
@@ -356,6 +349,15 @@ func (l *launcher) failed(ctx context.Context, e event.Event, r *jobsv1.JobReque
 		l.line(zerolog.WarnLevel, e, r).Str("code", string(v.Code)).Str("cause", v.Message).Msg("launch is parked and tried again")
 	}
 	return broker.RetryAfter(wait, broker.Wakeup{Purpose: broker.PurposeLaunch, Token: e.LogKey, Payload: payload}, cause)
+}
+
+// causeOf is what a parked launch says of itself: nothing of the API server's text.
+func causeOf(cause error, v cluster.Verdict) string {
+	var turn *paceError
+	if errors.Is(cause, errPaused) || errors.Is(cause, errFull) || errors.As(cause, &turn) {
+		return cause.Error()
+	}
+	return string(v.Code)
 }
 
 // deadlineOf is how long the request may wait, from its acceptance.
