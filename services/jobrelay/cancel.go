@@ -63,7 +63,7 @@ type cancelled struct {
 }
 
 func (c *cancelCommand) Run(ctx context.Context, console *console) error {
-	b, err := broker.OpenReader(ctx, c.URL, console.log.Logger(os.Stderr, ""), broker.StreamRequests, broker.StreamEvents, broker.StreamCommands)
+	b, err := broker.OpenReader(ctx, c.Access, console.log.Logger(os.Stderr, ""), broker.StreamRequests, broker.StreamEvents, broker.StreamCommands)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (s *letterSelection) read(ctx context.Context, b *broker.Broker, each func(
 }
 
 func (s *letterSelection) open(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, s.URL, c.log.Logger(os.Stderr, ""), broker.StreamDeadLetters)
+	return broker.OpenReader(ctx, s.Access, c.log.Logger(os.Stderr, ""), broker.StreamDeadLetters)
 }
 
 // errEnough ends a reading.

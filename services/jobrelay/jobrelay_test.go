@@ -261,7 +261,7 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 // giveUp stores dead letters as a notifier does: of an id, its service, the address
 // and the statuses.
 func giveUp(ts *testscript.TestScript, _ bool, args []string) {
-	b, err := broker.OpenAdmin(context.Background(), ts.Getenv("NATS"), zerolog.Nop())
+	b, err := broker.OpenAdmin(context.Background(), broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop())
 	ts.Check(err)
 	defer b.Close()
 	key, now := event.Key(args[0]), time.Now()

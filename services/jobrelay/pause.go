@@ -18,7 +18,7 @@ type pauseFlags struct {
 }
 
 func (p *pauseFlags) open(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, p.URL, c.log.Logger(os.Stderr, ""), broker.StreamControls)
+	return broker.OpenReader(ctx, p.Access, c.log.Logger(os.Stderr, ""), broker.StreamControls)
 }
 
 // serviceArgument is a service as messages name it.

@@ -31,7 +31,7 @@ type rejectionsCommand struct {
 
 // openRejections connects to what these commands read.
 func (t *topologyFlags) openRejections(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, t.URL, c.log.Logger(os.Stderr, ""), broker.StreamRejections, broker.StreamEvents)
+	return broker.OpenReader(ctx, t.Access, c.log.Logger(os.Stderr, ""), broker.StreamRejections, broker.StreamEvents)
 }
 
 type rejectionsList struct {

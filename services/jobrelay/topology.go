@@ -14,7 +14,7 @@ type topologyCommand struct {
 }
 
 type topologyFlags struct {
-	URL string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
+	broker.Access `embed:""`
 }
 
 type topologyApply struct {
@@ -24,7 +24,7 @@ type topologyApply struct {
 }
 
 func (t *topologyApply) Run(ctx context.Context, c *console) error {
-	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	admin, err := broker.OpenAdmin(ctx, t.Access, c.log.Logger(os.Stderr, ""))
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ type topologyVerify struct {
 }
 
 func (t *topologyVerify) Run(ctx context.Context, c *console) error {
-	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	admin, err := broker.OpenAdmin(ctx, t.Access, c.log.Logger(os.Stderr, ""))
 	if err != nil {
 		return err
 	}
