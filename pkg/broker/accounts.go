@@ -8,6 +8,10 @@ import (
 // AccountName is the account of the services and their streams in NATS.
 const AccountName = "JOBRELAY"
 
+// TapAPI stands for $JS.API in a tap's account, where that is the account's own
+// JetStream: the client is told of it as its API prefix.
+const TapAPI = AccountName + ".API"
+
 // exports are what accounts of taps may import of ours; a tap's account imports its
 // own part. MSG.NEXT has many answers.
 var exports = []struct {
@@ -44,13 +48,17 @@ func Account(key func(role string) string) string {
 // that of the services: the server sends what is pulled to whatever subject the tap
 // names, and in our account that could be the ledger's.
 func (t Tap) Account(key string) string {
-	subjects := pulls(StreamEvents, t.Durable())
+	theirs := pulls(StreamEvents, t.Durable())
+	var ours []string
+	for _, s := range theirs {
+		ours = append(ours, strings.Replace(s, "$JS.API", TapAPI, 1))
+	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "TAP_%s {\n  users: [\n", strings.ToUpper(strings.ReplaceAll(t.Name, "-", "_")))
-	user(&out, "    ", key, subjects, []string{"_INBOX.>"})
+	user(&out, "    ", key, ours, []string{"_INBOX.>"})
 	out.WriteString("  ]\n  imports: [\n")
-	for _, s := range subjects {
-		fmt.Fprintf(&out, "    { service: { account: %s, subject: %q } }\n", AccountName, s)
+	for i, s := range theirs {
+		fmt.Fprintf(&out, "    { service: { account: %s, subject: %q }, to: %q }\n", AccountName, s, ours[i])
 	}
 	out.WriteString("  ]\n}\n")
 	return out.String()
