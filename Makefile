@@ -18,6 +18,8 @@ GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev
 TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/
 BUF := $(BIN)/tools/buf
 GOLANGCI := $(BIN)/tools/golangci-lint
+JSON_SCHEMA := $(BIN)/tools/protoc-gen-jsonschema
+NATS_CLI := $(BIN)/tools/nats
 
 # Compose v2 where it is there, else v1 as Debian ships it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -93,15 +95,26 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 	@$(GOLANGCI) run ./...
 
 .PHONY: generate
-generate: $(BUF) ## Write every generated file anew.
+generate: $(BUF) $(JSON_SCHEMA) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
+	@for m in JobStarted PodStarted JobCompleted JobFailed JobException RequestRejected; do \
+		cp $(BIN)/schemas/jobrelay.jobs.v1.$$m.jsonschema.strict.bundle.json docs/schemas/jobrelay.jobs.v1.$$m.json || exit 1; \
+	done
+	@go test ./pkg/event -run TestTapsPage -update >/dev/null
+	@go test ./deploy/nats -run TestConfiguration -update >/dev/null
 	@go test ./pkg/jobstatus -run 'Page$$' -update >/dev/null
 	@go test ./services/jobrelay -run TestConfigurationPage -update >/dev/null
 
 .PHONY: verify
 verify: $(BUF) $(KUBERNETES) ## Fail where a generated file, go.mod or the format is stale.
 	@cd proto && $(CURDIR)/$(BUF) lint
+	@cd proto && $(CURDIR)/$(BUF) breaking --against released.binpb
 	@sh deploy/verify.sh
+
+.PHONY: released
+released: $(BUF) ## At a release: from now on nothing that taps read in this one may change.
+	@cd proto && $(CURDIR)/$(BUF) breaking --against released.binpb
+	@cd proto && $(CURDIR)/$(BUF) build --exclude-source-info --output released.binpb
 
 .PHONY: fuzz
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
@@ -112,13 +125,16 @@ fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	done; exit $$failed; }
 
 .PHONY: test-js
-test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks; needs node and npm.
+test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks, a tap; needs node and npm.
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "test-js needs node 20 or later and npm: apt-get install nodejs npm, or see nodejs.org"; exit 1; }
 	@echo "checking docs/message.schema.json with ajv on the messages of pkg/request/testdata/messages"
 	@cd deploy/js && npm ci --silent && node --test --test-reporter=spec
 	@echo "running docs/receivers/javascript, which verifies with standardwebhooks, beside a real notifier"
 	@cd docs/receivers/javascript && npm ci --silent
 	@go test -count 1 -v -tags receivers -run TestJavaScript ./docs/receivers
+	@echo "running docs/taps/javascript, which reads with @nats-io/jetstream, beside a real NATS"
+	@cd docs/taps/javascript && npm ci --silent
+	@go test -count 1 -v -tags taps -run TestJavaScript ./docs/taps
 
 .PHONY: test-python
 test-python: ## The receiver in Python beside a real notifier; needs python3.
@@ -180,3 +196,10 @@ $(BUF): tools/go.mod
 $(GOLANGCI): tools/go.mod
 	@echo "building golangci-lint (about 4 minutes, once)"
 	@$(TOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
+
+$(JSON_SCHEMA): tools/go.mod
+	@$(TOOL) github.com/bufbuild/protoschema-plugins/cmd/protoc-gen-jsonschema && touch $@
+
+$(NATS_CLI): tools/nats/go.mod
+	@echo "building the nats command"
+	@go build -modfile=tools/nats/go.mod -o $(BIN)/tools/ github.com/nats-io/natscli/nats && touch $@
