@@ -131,6 +131,7 @@ func TestATapsAnswersStayInItsAccount(t *testing.T) {
 	}, nobodysBusiness...)
 	for _, reply := range replies {
 		mustDo(t, "pull", th.conn.PublishRequest(pullOf+"tap-billing", reply, []byte("1")))
+		mustDo(t, "pull", th.conn.PublishRequest(pullOf+"tap-billing", reply, []byte("{"))) // its answer is a refusal
 	}
 	// All of them were handed out once the durable has nothing new for another pull
 	// that waits behind them.
