@@ -136,6 +136,10 @@ test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks
 	@cd docs/taps/javascript && npm ci --silent
 	@go test -count 1 -v -tags taps -run TestJavaScript ./docs/taps
 
+.PHONY: test-cli
+test-cli: $(NATS_CLI) ## The line of docs/taps.md for the nats command, typed beside a real NATS.
+	@JOBRELAY_NATS_CLI=$(CURDIR)/$(NATS_CLI) go test -count 1 -v -tags taps -run TestCLI ./docs/taps
+
 .PHONY: test-python
 test-python: ## The receiver in Python beside a real notifier; needs python3.
 	@command -v python3 >/dev/null || { echo "test-python needs python3.9 or later: apt-get install python3; nothing was tested"; exit 1; }

@@ -28,12 +28,12 @@ type secured struct {
 	keys string // folder of the seeds, <user>.nk
 }
 
-func start(t *testing.T, taps ...string) *secured {
+func start(t *testing.T, taps ...broker.Tap) *secured {
 	t.Helper()
 	s := &secured{t: t, keys: t.TempDir()}
 	accounts := ""
-	for _, name := range taps {
-		accounts += broker.Tap{Name: name}.Account(s.newKey("tap-" + name))
+	for _, tap := range taps {
+		accounts += tap.Account(s.newKey("tap-" + tap.Name))
 	}
 	accounts += broker.Account(func(role string) string { return s.newKey(role) })
 	file := filepath.Join(t.TempDir(), "server.conf")

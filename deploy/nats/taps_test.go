@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,7 +52,7 @@ func (s *secured) tap(t broker.Tap) {
 
 // TestATapSeesItsServiceOnly: what its durable was not made for, it never gets.
 func TestATapSeesItsServiceOnly(t *testing.T) {
-	s := start(t, "billing")
+	s := start(t, broker.Tap{Name: "billing"})
 	s.tap(broker.Tap{Name: "billing", Services: []string{"billing.eu"}})
 	s.jobs("billing", 20)
 	s.jobs("billing.eu", 20)
@@ -84,7 +85,7 @@ func TestATapSeesItsServiceOnly(t *testing.T) {
 // TestATapIsRefusedEverythingElse tries a tap's key on every subject of every role,
 // on other taps, and on what changes streams and consumers.
 func TestATapIsRefusedEverythingElse(t *testing.T) {
-	s := start(t, "billing", "other")
+	s := start(t, broker.Tap{Name: "billing"}, broker.Tap{Name: "other"})
 	s.tap(broker.Tap{Name: "billing"})
 	s.tap(broker.Tap{Name: "other"})
 	th := s.thief("tap-billing", inbox)
@@ -118,7 +119,7 @@ func TestATapIsRefusedEverythingElse(t *testing.T) {
 // subject the tap names as the reply, and asks no permission for it. Were a tap's
 // user in our account, it could write to any of our streams so.
 func TestATapsAnswersStayInItsAccount(t *testing.T) {
-	s := start(t, "billing")
+	s := start(t, broker.Tap{Name: "billing"})
 	s.tap(broker.Tap{Name: "billing"})
 	s.jobs("s", 100)
 	operator := s.open(broker.RoleOperator)
@@ -143,11 +144,57 @@ func TestATapsAnswersStayInItsAccount(t *testing.T) {
 	}
 }
 
+// TestATenantsMirror: a tenant has the events of its services in a stream of its own
+// account, by their sequences on EVENTS, and may do there what it likes; none of it is
+// felt in ours.
+func TestATenantsMirror(t *testing.T) {
+	tap := broker.Tap{Name: "tenant", Mirror: true, Services: []string{"mail", "billing.eu"}}
+	s := start(t, tap)
+	s.tap(tap)
+	s.jobs("mail", 2500) // more than the server sends without an answer
+	s.jobs("other", 100)
+	operator := s.open(broker.RoleOperator)
+	th := s.thief("tap-tenant", inbox)
+	js := must[jetstream.JetStream](t, "client")(jetstream.New(th.conn))
+	var cfg jetstream.StreamConfig
+	mustDo(t, "configuration", json.Unmarshal(must[[]byte](t, "configuration")(tap.MirrorConfig()), &cfg))
+	mirror := must[jetstream.Stream](t, "mirror")(js.CreateStream(t.Context(), cfg))
+	has := func(n int) func() bool {
+		return func() bool {
+			return must[*jetstream.StreamInfo](t, "mirror")(mirror.Info(t.Context())).State.Msgs == uint64(n)
+		}
+	}
+	await.That(t, "the mirror has what there was", has(2500))
+	s.jobs("billing.eu", 10)
+	await.That(t, "and what is appended", has(2510))
+
+	subject := event.Subject("mail", event.Key("mail 7"), event.TypeJobStarted)
+	ours := must[jetstream.Stream](t, "EVENTS")(operator.JetStream().Stream(t.Context(), broker.StreamEvents))
+	want := must[*jetstream.RawStreamMsg](t, "event")(ours.GetLastMsgForSubject(t.Context(), subject))
+	got := must[*jetstream.RawStreamMsg](t, "event")(mirror.GetLastMsgForSubject(t.Context(), subject))
+	if got.Sequence != want.Sequence || string(got.Data) != string(want.Data) {
+		t.Errorf("%d %s, not %d %s", got.Sequence, got.Data, want.Sequence, want.Data)
+	}
+
+	before := s.state(operator)
+	own := must[jetstream.Consumer](t, "a consumer of its own")(js.OrderedConsumer(t.Context(), broker.StreamEvents, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"events.mail.*.*"}}))
+	must[jetstream.Msg](t, "next")(own.Next())
+	for _, subject := range append([]string{"events.s.x.started", "requests.x", "ledger.callback.x", "mirrors.tenant", "mirrors.other"}, nobodysBusiness...) {
+		th.publishes(subject) // in its own account it may, and even delete its mirror: nothing of ours is there
+		mustDo(t, "reset", th.conn.PublishRequest(broker.TapAPI+".CONSUMER.RESET.EVENTS.notifier", subject, nil))
+		mustDo(t, "reset", th.conn.PublishRequest(broker.TapAPI+".CONSUMER.RESET.EVENTS.mirror-tenant", subject, nil))
+	}
+	must[*nats.Msg](t, "the last reset is answered")(th.conn.Request(broker.TapAPI+".CONSUMER.RESET.EVENTS.mirror-tenant", nil, 10*time.Second))
+	if diff := cmp.Diff(before, s.state(operator)); diff != "" {
+		t.Errorf("a tenant changed what is not its own:\n%s", diff)
+	}
+}
+
 // TestATapDelaysNobody: one that never acknowledges and one that asks for everything
 // at once; the notifier's durable and the log go on beside them.
 func TestATapDelaysNobody(t *testing.T) {
 	const jobs = 3000
-	s := start(t, "silent", "greedy")
+	s := start(t, broker.Tap{Name: "silent"}, broker.Tap{Name: "greedy"})
 	s.tap(broker.Tap{Name: "silent"})
 	s.tap(broker.Tap{Name: "greedy"})
 	s.jobs("before", jobs)

@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // AccountName is the account of the services and their streams in NATS.
@@ -12,15 +15,15 @@ const AccountName = "JOBRELAY"
 // JetStream: the client is told of it as its API prefix.
 const TapAPI = AccountName + ".API"
 
-// exports are what accounts of taps may import of ours; a tap's account imports its
-// own part. MSG.NEXT has many answers.
-var exports = []struct {
-	subject string
-	stream  bool
-}{
-	{"$JS.API.CONSUMER.INFO." + StreamEvents + ".*", false},
-	{"$JS.API.CONSUMER.MSG.NEXT." + StreamEvents + ".*", true},
-	{"$JS.ACK." + StreamEvents + ".*.>", false},
+// exports are what accounts of taps may import of ours; each imports its own part.
+// MSG.NEXT has many answers.
+var exports = []string{
+	`service: "$JS.API.CONSUMER.INFO.` + StreamEvents + `.*"`,
+	`service: "$JS.API.CONSUMER.MSG.NEXT.` + StreamEvents + `.*", response_type: stream`,
+	`service: "$JS.ACK.` + StreamEvents + `.*.>"`,
+	`service: "$JS.API.CONSUMER.RESET.` + StreamEvents + `.*"`,
+	`service: "$JS.FC.` + StreamEvents + `.*.>"`,
+	`stream: "` + mirrorsPrefix + `*"`,
 }
 
 // Account is the account of the services, in the form of NATS's configuration: a
@@ -34,11 +37,7 @@ func Account(key func(role string) string) string {
 	}
 	out.WriteString("  ]\n  exports: [\n")
 	for _, e := range exports {
-		answers := ""
-		if e.stream {
-			answers = ", response_type: stream"
-		}
-		fmt.Fprintf(&out, "    { service: %q%s }\n", e.subject, answers)
+		fmt.Fprintf(&out, "    { %s }\n", e)
 	}
 	out.WriteString("  ]\n}\n")
 	return out.String()
@@ -48,21 +47,58 @@ func Account(key func(role string) string) string {
 // that of the services: the server sends what is pulled to whatever subject the tap
 // names, and in our account that could be the ledger's.
 func (t Tap) Account(key string) string {
-	theirs := pulls(StreamEvents, t.Durable())
-	var ours []string
-	for _, s := range theirs {
-		ours = append(ours, strings.Replace(s, "$JS.API", TapAPI, 1))
-	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "TAP_%s {\n  users: [\n", strings.ToUpper(strings.ReplaceAll(t.Name, "-", "_")))
-	user(&out, "    ", key, ours, []string{"_INBOX.>"})
-	out.WriteString("  ]\n  imports: [\n")
-	for i, s := range theirs {
-		fmt.Fprintf(&out, "    { service: { account: %s, subject: %q }, to: %q }\n", AccountName, s, ours[i])
+	fmt.Fprintf(&out, "TAP_%s {\n", strings.ToUpper(strings.ReplaceAll(t.Name, "-", "_")))
+	if t.Mirror {
+		t.tenant(&out, key)
+	} else {
+		t.reader(&out, key)
 	}
 	out.WriteString("  ]\n}\n")
 	return out.String()
 }
+
+// reader is the account of who pulls from the durable, and can do nothing else.
+func (t Tap) reader(out *strings.Builder, key string) {
+	theirs := pulls(StreamEvents, t.Durable())
+	var ours []string
+	for _, s := range theirs {
+		ours = append(ours, inTapAPI(s))
+	}
+	out.WriteString("  users: [\n")
+	user(out, "    ", key, ours, []string{"_INBOX.>"})
+	out.WriteString("  ]\n  imports: [\n")
+	for i, s := range theirs {
+		fmt.Fprintf(out, "    { service: { account: %s, subject: %q }, to: %q }\n", AccountName, s, ours[i])
+	}
+}
+
+// tenant is the account of who has a mirror: its user may do in it what it likes. What
+// it imports is its mirror's alone.
+func (t Tap) tenant(out *strings.Builder, key string) {
+	fmt.Fprintf(out, "  jetstream: { max_file: 10GB, max_mem: 64MB, max_streams: 4, max_consumers: 100 }\n  users: [\n    { nkey: %s }\n  ]\n  imports: [\n", key)
+	reset, flow := "$JS.API.CONSUMER.RESET."+StreamEvents+"."+t.Durable(), "$JS.FC."+StreamEvents+"."+t.Durable()+".>"
+	fmt.Fprintf(out, "    { service: { account: %s, subject: %q }, to: %q }\n", AccountName, reset, inTapAPI(reset))
+	fmt.Fprintf(out, "    { service: { account: %s, subject: %q } }\n", AccountName, flow)
+	fmt.Fprintf(out, "    { stream: { account: %s, subject: %q } }\n", AccountName, mirrorsPrefix+t.Name)
+}
+
+// MirrorConfig is the configuration of the stream in a tenant's account that mirrors
+// EVENTS, as JetStream's API takes it. It keeps what EVENTS does, and events keep their
+// sequences.
+func (t Tap) MirrorConfig() ([]byte, error) {
+	return json.MarshalIndent(jetstream.StreamConfig{
+		Name: StreamEvents, Description: "a mirror of the job events", MaxAge: eventsAge, AllowDirect: true,
+		MaxBytes: -1, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: -1, Replicas: 1,
+		Mirror: &jetstream.StreamSource{
+			Name: StreamEvents, External: &jetstream.ExternalStream{APIPrefix: TapAPI},
+			Consumer: &jetstream.StreamConsumerSource{Name: t.Durable(), DeliverSubject: mirrorsPrefix + t.Name},
+		},
+	}, "", "  ")
+}
+
+// inTapAPI is a request of JetStream's API as an account of a tap has it.
+func inTapAPI(subject string) string { return strings.Replace(subject, "$JS.API", TapAPI, 1) }
 
 // user is one entry of an account's users.
 func user(out *strings.Builder, indent, key string, publish, subscribe []string) {

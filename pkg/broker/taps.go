@@ -21,6 +21,10 @@ type Tap struct {
 	Services []string     // none: every one
 	Types    []event.Type // none: every one
 	Since    time.Time    // zero: all that EVENTS keeps
+
+	// Mirror is set for a tenant whose account has a mirror of EVENTS, for as many
+	// consumers as it likes: the durable then feeds that mirror and is not pulled from.
+	Mirror bool
 }
 
 // TapState is how far a tap is.
@@ -46,15 +50,26 @@ const (
 	tapMaxWaiting    = 64   // pulls that wait at once
 	tapMaxBatch      = 1000 // events of one pull
 	tapMaxExpires    = time.Minute
+	mirrorHeartbeat  = time.Second // the server takes no other
 )
 
-// tapPrefix keeps a tap's durable apart from ours: it can never be notifier.
-const tapPrefix = "tap-"
+// Prefixes that keep a tap's durable apart from ours: it can never be notifier.
+const (
+	tapPrefix    = "tap-"
+	mirrorPrefix = "mirror-"
+	// mirrorsPrefix starts the subject on which the server feeds a mirror.
+	mirrorsPrefix = "mirrors."
+)
 
 var tapName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
 
 // Durable is the name of the tap's consumer on EVENTS.
-func (t Tap) Durable() string { return tapPrefix + t.Name }
+func (t Tap) Durable() string {
+	if t.Mirror {
+		return mirrorPrefix + t.Name
+	}
+	return tapPrefix + t.Name
+}
 
 // Validate says what is wrong with the tap.
 func (t Tap) Validate() error {
@@ -98,11 +113,16 @@ func tokens[T any](all []T, token func(T) string) []string {
 func (t Tap) config() jetstream.ConsumerConfig {
 	cfg := jetstream.ConsumerConfig{
 		Durable: t.Durable(), Description: "a tap: made by jobrelay taps create", FilterSubjects: t.filters(),
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: tapAckWait, MaxAckPending: tapMaxAckPending, MaxDeliver: -1,
-		MaxWaiting: tapMaxWaiting, MaxRequestBatch: tapMaxBatch, MaxRequestExpires: tapMaxExpires,
+		DeliverPolicy: jetstream.DeliverAllPolicy, MaxAckPending: tapMaxAckPending, MaxDeliver: -1,
 		// No inactive threshold: a tap that is away keeps its place. The log does not
 		// wait for it, so that one that nobody needs any more costs a filter.
+	}
+	if t.Mirror {
+		cfg.DeliverSubject, cfg.AckPolicy = mirrorsPrefix+t.Name, jetstream.AckFlowControlPolicy
+		cfg.FlowControl, cfg.IdleHeartbeat = true, mirrorHeartbeat
+	} else {
+		cfg.AckPolicy, cfg.AckWait = jetstream.AckExplicitPolicy, tapAckWait
+		cfg.MaxWaiting, cfg.MaxRequestBatch, cfg.MaxRequestExpires = tapMaxWaiting, tapMaxBatch, tapMaxExpires
 	}
 	if !t.Since.IsZero() {
 		since := t.Since.UTC()
@@ -121,13 +141,20 @@ func (b *Broker) CreateTap(ctx context.Context, t Tap) error {
 	if err != nil {
 		return err
 	}
-	there := slices.ContainsFunc(taps, func(s TapState) bool { return s.Name == t.Name })
-	if !there && len(taps) >= maxTaps {
+	another := fmt.Errorf("there is another tap %s; choose another name, or `jobrelay taps delete %s` first, which forgets how far it is", t.Name, t.Name)
+	switch at := slices.IndexFunc(taps, func(s TapState) bool { return s.Name == t.Name }); {
+	case at < 0 && len(taps) >= maxTaps:
 		return fmt.Errorf("there are %d taps, and no more may be made; delete one, or serve several readers from a mirror (docs/taps.md)", len(taps))
+	case at >= 0 && taps[at].Mirror != t.Mirror:
+		return another
 	}
-	_, err = b.js.CreateConsumer(ctx, StreamEvents, t.config())
+	if t.Mirror {
+		_, err = b.js.CreatePushConsumer(ctx, StreamEvents, t.config())
+	} else {
+		_, err = b.js.CreateConsumer(ctx, StreamEvents, t.config())
+	}
 	if errors.Is(err, jetstream.ErrConsumerExists) {
-		return fmt.Errorf("there is another tap %s; choose another name, or `jobrelay taps delete %s` first, which forgets how far it is", t.Name, t.Name)
+		return another
 	}
 	return streamError(StreamEvents, err)
 }
@@ -154,12 +181,13 @@ func (b *Broker) Taps(ctx context.Context) ([]TapState, error) {
 
 // tapOf reads a tap from its durable; false: it is none.
 func tapOf(info *jetstream.ConsumerInfo) (TapState, bool) {
-	name, ok := strings.CutPrefix(info.Name, tapPrefix)
-	if !ok {
+	name, pulled := strings.CutPrefix(info.Name, tapPrefix)
+	name, mirror := strings.CutPrefix(name, mirrorPrefix)
+	if pulled == mirror {
 		return TapState{}, false
 	}
 	t := TapState{
-		Tap: Tap{Name: name}, Created: info.Created,
+		Tap: Tap{Name: name, Mirror: mirror}, Created: info.Created,
 		Pending: info.NumPending, Unacknowledged: info.NumAckPending, Redelivered: info.NumRedelivered,
 	}
 	if at := info.Config.OptStartTime; at != nil {
@@ -190,12 +218,13 @@ func tapOf(info *jetstream.ConsumerInfo) (TapState, bool) {
 // DeleteTap removes the durable of a tap, and with it how far the tap is.
 // ErrNotFound where there is none.
 func (b *Broker) DeleteTap(ctx context.Context, name string) error {
-	if err := (Tap{Name: name}).Validate(); err != nil {
+	taps, err := b.Taps(ctx)
+	if err != nil {
 		return err
 	}
-	err := b.js.DeleteConsumer(ctx, StreamEvents, tapPrefix+name)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+	at := slices.IndexFunc(taps, func(s TapState) bool { return s.Name == name })
+	if at < 0 {
 		return fmt.Errorf("tap %s: %w", name, ErrNotFound)
 	}
-	return streamError(StreamEvents, err)
+	return streamError(StreamEvents, b.js.DeleteConsumer(ctx, StreamEvents, taps[at].Durable()))
 }

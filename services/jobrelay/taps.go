@@ -41,12 +41,13 @@ type tapsCreate struct {
 
 	Services []string `name:"service" env:"-" placeholder:"SERVICE" help:"Only the events of this service; several with commas. Default: every service."`
 	Types    []string `name:"type" env:"-" placeholder:"TYPE" enum:"started,pod-started,completed,failed,exception,rejected" help:"Only these events: started, pod-started, completed, failed, exception, rejected; several with commas. Default: every type."`
+	Mirror   bool     `name:"mirror" env:"-" help:"For a tenant with an account of its own, which mirrors these events and makes its own consumers of the mirror."`
 	Since    since    `name:"since" env:"-" placeholder:"1h|TIME" help:"Begin there: a time before now (90m, 2d; 0s is now) or an RFC 3339 time. Default: with the oldest event that is kept."`
 }
 
 // tap is what the flags ask for.
 func (t *tapsCreate) tap() broker.Tap {
-	out := broker.Tap{Name: t.Name, Services: t.Services, Since: t.Since.Time}
+	out := broker.Tap{Name: t.Name, Services: t.Services, Since: t.Since.Time, Mirror: t.Mirror}
 	for _, token := range t.Types {
 		if typ, ok := event.TypeOfToken(token); ok && !slices.Contains(out.Types, typ) {
 			out.Types = append(out.Types, typ)
@@ -75,8 +76,12 @@ func (t *tapsCreate) Run(ctx context.Context, c *console) error {
 	if err := b.CreateTap(ctx, tap); err != nil {
 		return interrupted(ctx, err)
 	}
+	may, flag := "may pull from it", ""
+	if tap.Mirror {
+		may, flag = "may mirror it", " --mirror"
+	}
 	return c.print(newTap(broker.TapState{Tap: tap}),
-		fmt.Sprintf("%s/%s is there; `jobrelay taps account %s --nkey KEY` prints the account that may pull from it\n", broker.StreamEvents, tap.Durable(), tap.Name))
+		fmt.Sprintf("%s/%s is there; `jobrelay taps account %s%s --nkey KEY` prints the account that %s\n", broker.StreamEvents, tap.Durable(), tap.Name, flag, may))
 }
 
 // tap is what is printed of one for machines.
@@ -84,6 +89,7 @@ type tap struct {
 	Name           string     `json:"name"`
 	Stream         string     `json:"stream"`
 	Consumer       string     `json:"consumer"`
+	Mirror         bool       `json:"mirror"`
 	Services       []string   `json:"services"` // empty: every one
 	Types          []string   `json:"types"`    // empty: every one
 	Since          *time.Time `json:"since,omitempty"`
@@ -102,7 +108,7 @@ func newTap(s broker.TapState) tap {
 		return &t
 	}
 	out := tap{
-		Name: s.Name, Stream: broker.StreamEvents, Consumer: s.Durable(), Services: append([]string{}, s.Services...), Types: []string{},
+		Name: s.Name, Stream: broker.StreamEvents, Consumer: s.Durable(), Mirror: s.Mirror, Services: append([]string{}, s.Services...), Types: []string{},
 		Since: known(s.Since), Created: known(s.Created), Pending: s.Pending, Unacknowledged: s.Unacknowledged, Redelivered: s.Redelivered, LastAck: known(s.LastAck),
 	}
 	for _, t := range s.Types {
@@ -129,7 +135,7 @@ func (t *tapsList) Run(ctx context.Context, c *console) error {
 	for _, s := range states {
 		all = append(all, newTap(s))
 	}
-	return list(c, all, "NAME\tSERVICES\tTYPES\tSINCE\tBEHIND\tUNACKNOWLEDGED\tREDELIVERED\tLAST ACK", "there is no tap\n", func(t tap) []string {
+	return list(c, all, "CONSUMER\tSERVICES\tTYPES\tSINCE\tBEHIND\tUNACKNOWLEDGED\tREDELIVERED\tLAST ACK", "there is no tap\n", func(t tap) []string {
 		local := func(at *time.Time) string {
 			if at == nil {
 				return "-"
@@ -137,7 +143,7 @@ func (t *tapsList) Run(ctx context.Context, c *console) error {
 			return at.Local().Format(time.DateTime)
 		}
 		return []string{
-			t.Name, cmp.Or(strings.Join(t.Services, ","), "any"), cmp.Or(strings.Join(t.Types, ","), "any"), local(t.Since),
+			t.Consumer, cmp.Or(strings.Join(t.Services, ","), "any"), cmp.Or(strings.Join(t.Types, ","), "any"), local(t.Since),
 			strconv.FormatUint(t.Pending, 10), strconv.Itoa(t.Unacknowledged), strconv.Itoa(t.Redelivered), local(t.LastAck),
 		}
 	})
@@ -167,7 +173,8 @@ func (t *tapsDelete) Run(ctx context.Context, c *console) error {
 type tapsAccount struct {
 	tapArgument `embed:""`
 
-	NKey string `name:"nkey" env:"-" required:"" placeholder:"KEY" help:"Public key of the tap's user, as jobrelay nats keys prints it."`
+	Mirror bool   `name:"mirror" env:"-" help:"For a tap that was made with --mirror: the account may do what it likes in itself. How to make the mirror stands in front of it."`
+	NKey   string `name:"nkey" env:"-" required:"" placeholder:"KEY" help:"Public key of the tap's user, as jobrelay nats keys prints it."`
 }
 
 // Validate says what is wrong with the arguments; kong calls it.
@@ -179,6 +186,16 @@ func (t *tapsAccount) Validate() error {
 }
 
 func (t *tapsAccount) Run(c *console) error {
-	text := broker.Tap{Name: t.Name}.Account(t.NKey)
-	return c.print(map[string]string{"account": text}, text)
+	tap := broker.Tap{Name: t.Name, Mirror: t.Mirror}
+	out := map[string]string{"account": tap.Account(t.NKey)}
+	text := out["account"]
+	if t.Mirror {
+		stream, err := tap.MirrorConfig()
+		if err != nil {
+			return err
+		}
+		out["stream"] = string(stream)
+		text = "# The tenant makes the mirror, once: nats stream add --config FILE, with\n# " + strings.ReplaceAll(out["stream"], "\n", "\n# ") + "\n" + text
+	}
+	return c.print(out, text)
 }
