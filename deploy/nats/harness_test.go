@@ -26,25 +26,31 @@ type secured struct {
 	t    *testing.T
 	nats *natsd.Server
 	keys string // folder of the seeds, <user>.nk
+	api  string // prefix of JetStream's API in the accounts of the roles; empty: they share one
+}
+
+// startApart is start with an account for each role.
+func startApart(t *testing.T, taps ...broker.Tap) *secured {
+	t.Helper()
+	return (&secured{t: t, keys: t.TempDir(), api: broker.TapAPI}).start(broker.Apart, taps)
 }
 
 func start(t *testing.T, taps ...broker.Tap) *secured {
 	t.Helper()
-	s := &secured{t: t, keys: t.TempDir()}
+	return (&secured{t: t, keys: t.TempDir()}).start(broker.Account, taps)
+}
+
+func (s *secured) start(account func(func(string) string) string, taps []broker.Tap) *secured {
+	s.t.Helper()
 	accounts := ""
 	for _, tap := range taps {
 		accounts += tap.Account(s.newKey("tap-" + tap.Name))
 	}
-	accounts += broker.Account(func(role string) string { return s.newKey(role) })
-	file := filepath.Join(t.TempDir(), "server.conf")
-	if err := os.WriteFile(file, []byte("accounts {\n"+accounts+"}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	accounts += account(func(role string) string { return s.newKey(role) })
+	file := filepath.Join(s.t.TempDir(), "server.conf")
+	mustDo(s.t, "configuration", os.WriteFile(file, []byte("accounts {\n"+accounts+"}\n"), 0o600))
 	s.nats = s.run(file)
-	operator := s.open(broker.RoleOperator)
-	if _, err := broker.ApplyTopology(t.Context(), operator.JetStream(), 1); err != nil {
-		t.Fatal(err)
-	}
+	must[[]broker.Change](s.t, "topology")(broker.ApplyTopology(s.t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
 	return s
 }
 
@@ -80,7 +86,7 @@ func (s *secured) open(role string) *broker.Broker {
 	said := &lockedBuffer{}
 	var b *broker.Broker
 	var err error
-	login := broker.Login{NKey: s.seed(role)}
+	login := broker.Login{NKey: s.seed(role), API: s.api}
 	if role == broker.RoleOperator {
 		b, err = broker.OpenReader(s.t.Context(), broker.Access{URL: s.nats.URL(), Login: login}, zerolog.New(said), s.streams()...)
 	} else {

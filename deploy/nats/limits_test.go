@@ -1,10 +1,12 @@
 package nats_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/devstack/await"
@@ -41,4 +43,10 @@ func TestWhatPermissionsDoNotPrevent(t *testing.T) {
 	m.Header["Nats-Schedule-Target"] = []string{"wakeups.launch.forged"}
 	mustDo(t, "schedule", notifier.conn.PublishMsg(m))
 	await.That(t, "a schedule wakes up another role", func() bool { return stored(broker.StreamWakeups, "wakeups.launch.forged") })
+
+	mustDo(t, "pull", notifier.conn.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.EVENTS.notifier", "$JS.API.STREAM.DELETE.EVENTS", []byte("{")))
+	await.That(t, "the server deletes a stream for who may only pull", func() bool {
+		_, err := operator.JetStream().Stream(t.Context(), broker.StreamEvents)
+		return errors.Is(err, jetstream.ErrStreamNotFound)
+	})
 }

@@ -19,6 +19,7 @@ const generated = "# Generated (make generate): what is in pkg/broker/permission
 func TestConfiguration(t *testing.T) {
 	for file, text := range map[string]string{
 		"jobrelay.conf": broker.Account(func(role string) string { return "$" + broker.KeyVariable(role) }),
+		"apart.conf":    broker.Apart(func(role string) string { return "$" + broker.KeyVariable(role) }),
 		"tap.conf":      broker.Tap{Name: "billing"}.Account("$" + broker.KeyVariable("tap-billing")),
 		"tenant.conf":   broker.Tap{Name: "tenant", Mirror: true}.Account("$" + broker.KeyVariable("tap-tenant")),
 	} {

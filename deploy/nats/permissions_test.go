@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,11 @@ import (
 // TestEachRoleHasWhatItNeeds runs the NATS side of the pipeline, each role's calls
 // of the broker with that role's key: the server refuses none.
 func TestEachRoleHasWhatItNeeds(t *testing.T) {
-	s := start(t)
+	t.Run("in one account", func(t *testing.T) { pipeline(t, start(t)) })
+	t.Run("apart", func(t *testing.T) { pipeline(t, startApart(t)) })
+}
+
+func pipeline(t *testing.T, s *secured) {
 	ingest, launcher, watcher, notifier := s.open(broker.RoleIngest), s.open(broker.RoleLauncher), s.open(broker.RoleWatcher), s.open(broker.RoleNotifier)
 	operator := s.open(broker.RoleOperator)
 	ctx, key := t.Context(), event.Key("id")
@@ -127,7 +132,11 @@ var nobodysBusiness = []string{
 // TestEachRoleIsRefusedEverythingElse tries every role's key on every subject that
 // another role or the topology has, and on what nobody has.
 func TestEachRoleIsRefusedEverythingElse(t *testing.T) {
-	s := start(t)
+	t.Run("in one account", func(t *testing.T) { refusals(t, start(t)) })
+	t.Run("apart", func(t *testing.T) { refusals(t, startApart(t)) })
+}
+
+func refusals(t *testing.T, s *secured) {
 	every := slices.Clone(nobodysBusiness)
 	for _, r := range broker.Roles() {
 		for _, pattern := range r.Publish() {
@@ -138,7 +147,7 @@ func TestEachRoleIsRefusedEverythingElse(t *testing.T) {
 	for _, r := range broker.Roles() {
 		th := s.thief(r.Name, "_INBOX_"+r.Name)
 		for _, subject := range every {
-			if may := covers(r.Publish(), subject); !may {
+			if !covers(r.Publish(), subject) || s.api != "" && strings.HasPrefix(subject, "$JS.API.") {
 				refused++
 				if th.publishes(subject) {
 					t.Errorf("%s may publish to %s", r.Name, subject)

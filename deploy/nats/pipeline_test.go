@@ -20,7 +20,6 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
-	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -36,12 +35,22 @@ import (
 // nkey, verifying what the operator applied, on a server with this folder's files as
 // they are: jobs that wait for each other, a rejection, a pause and a cancellation.
 func TestThePipelineRunsWithThesePermissions(t *testing.T) {
-	s := &secured{t: t, keys: t.TempDir()}
+	t.Run("in one account", func(t *testing.T) { services(t, &secured{t: t, keys: t.TempDir()}, "jobrelay.conf") })
+	t.Run("apart", func(t *testing.T) { services(t, &secured{t: t, keys: t.TempDir(), api: broker.TapAPI}, "apart.conf") })
+}
+
+func services(t *testing.T, s *secured, accounts string) {
 	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleOperator, "tap-billing", "tap-tenant"} {
 		t.Setenv(broker.KeyVariable(name), s.newKey(name))
 	}
-	s.nats = must[*natsd.Server](t, "NATS")(natsd.Start(t.Context(), natsd.Config{Dir: t.TempDir(), File: "server.conf"}))
-	t.Cleanup(s.nats.Stop)
+	// server.conf as it is, or with the other file in the place of jobrelay.conf.
+	conf := filepath.Join(t.TempDir(), "server.conf")
+	text := strings.ReplaceAll(string(must[[]byte](t, "server.conf")(os.ReadFile("server.conf"))), "include jobrelay.conf", "include "+accounts)
+	mustDo(t, "server.conf", os.WriteFile(conf, []byte(text), 0o600))
+	for _, file := range []string{accounts, "tap.conf", "tenant.conf"} {
+		mustDo(t, file, os.WriteFile(filepath.Join(filepath.Dir(conf), file), must[[]byte](t, file)(os.ReadFile(file)), 0o600))
+	}
+	s.nats = s.run(conf)
 	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
 	operator := s.open(broker.RoleOperator)
 
@@ -62,7 +71,7 @@ func TestThePipelineRunsWithThesePermissions(t *testing.T) {
 	var wa watcher.Config
 	var no notifier.Config
 	flags := func(role string, more ...string) []string {
-		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
+		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--nats-api-prefix="+s.api, "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
 	}
 	mustDo(t, "flags", errors.Join(
 		process.Parse(&in, nil, flags(broker.RoleIngest, "--sqs-queue-url="+url)...),
@@ -72,15 +81,15 @@ func TestThePipelineRunsWithThesePermissions(t *testing.T) {
 	))
 	in.Endpoint, in.Region = sqs.URL(), "us-east-1"
 	ctx, cancel := context.WithCancel(context.Background())
-	services, ctx := errgroup.WithContext(ctx)
-	services.Go(func() error { return ingest.Run(ctx, in, log) })
-	services.Go(func() error { return launcher.Run(ctx, la, log) })
-	services.Go(func() error { return watcher.Run(ctx, wa, log) })
-	services.Go(func() error { return notifier.Run(ctx, no, log) })
+	running, ctx := errgroup.WithContext(ctx)
+	running.Go(func() error { return ingest.Run(ctx, in, log) })
+	running.Go(func() error { return launcher.Run(ctx, la, log) })
+	running.Go(func() error { return watcher.Run(ctx, wa, log) })
+	running.Go(func() error { return notifier.Run(ctx, no, log) })
 	t.Cleanup(func() {
 		cancel()
 		sqs.EndPolls()
-		if err := services.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		if err := running.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		if lines := regexp.MustCompile(`(?i).*(permissions violation|no acknowledgement in).*`).FindAllString(said.String(), -1); lines != nil {

@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -60,6 +61,7 @@ type Login struct {
 	NKey  string `name:"nats-nkey" placeholder:"FILE" help:"File with the seed of the nkey to log in to NATS with."`
 	Creds string `name:"nats-creds" placeholder:"FILE" help:"File with the credentials (a JWT and its nkey) to log in to NATS with."`
 	CA    string `name:"nats-ca" placeholder:"FILE" help:"File with the certificates that NATS's own must come from; default: those of the system."`
+	API   string `name:"nats-api-prefix" placeholder:"PREFIX" help:"JetStream's API in the account of this login, where that imports it from another: JOBRELAY.API with deploy/nats/apart.conf. Default: its own."`
 }
 
 // options are the login as the client's options; its error names the file, never
@@ -169,7 +171,7 @@ func (c Config) inbox() string {
 
 func (b *Broker) dial(ctx context.Context) error {
 	cfg := b.cfg
-	login, err := cfg.Login.options()
+	login, err := cfg.options()
 	if err != nil {
 		return err
 	}
@@ -224,7 +226,7 @@ func (b *Broker) dial(ctx context.Context) error {
 		case <-poll.C:
 		}
 	}
-	js, err := jetstream.New(b.conn, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
+	js, err := jetstream.NewWithAPIPrefix(b.conn, cmp.Or(cfg.API, jetstream.DefaultAPIPrefix), jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
 	b.mu.Lock()
 	b.js = js
 	b.mu.Unlock()

@@ -92,7 +92,9 @@ func everything() Role {
 // operates are the requests by which streams and consumers are made and changed.
 // None of them removes a stream or a message.
 var operates = []string{
-	"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.CONSUMER.>",
+	"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*",
+	"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.*.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.NAMES.*",
+	"$JS.API.CONSUMER.MSG.NEXT.*.*", // of consumers of its own making; all of them acknowledge nothing
 }
 
 // Publish is every subject that the role may publish to, and so every request that
