@@ -19,6 +19,8 @@ TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/
 BUF := $(BIN)/tools/buf
 GOLANGCI := $(BIN)/tools/golangci-lint
 PROMTOOL := $(BIN)/tools/promtool
+JSON_SCHEMA := $(BIN)/tools/protoc-gen-jsonschema
+NATS_CLI := $(BIN)/tools/nats
 
 # Compose v2 where it is there, else v1 as Debian ships it.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -94,19 +96,29 @@ lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 	@$(GOLANGCI) run ./...
 
 .PHONY: generate
-generate: $(BUF) ## Write every generated file anew.
+generate: $(BUF) $(JSON_SCHEMA) ## Write every generated file anew.
 	@cd proto && $(CURDIR)/$(BUF) generate
+	@for m in JobStarted PodStarted JobCompleted JobFailed JobException RequestRejected; do \
+		cp $(BIN)/schemas/jobrelay.jobs.v1.$$m.jsonschema.strict.bundle.json docs/schemas/jobrelay.jobs.v1.$$m.json || exit 1; \
+	done
+	@go test ./pkg/event -run TestTapsPage -update >/dev/null
+	@go test ./deploy/nats -run TestConfiguration -update >/dev/null
 	@go test ./pkg/jobstatus -run 'Page$$' -update >/dev/null
 	@go test ./services/jobrelay -run 'TestConfigurationPage|TestMetricsPage' -update >/dev/null
 
 .PHONY: verify
 verify: $(BUF) $(KUBERNETES) monitoring ## Fail where a generated file, go.mod or the format is stale.
 	@cd proto && $(CURDIR)/$(BUF) lint
+	@cd proto && $(CURDIR)/$(BUF) breaking --against released.binpb
 	@sh deploy/verify.sh
 
 .PHONY: monitoring
 monitoring: $(PROMTOOL) ## The Prometheus rules and their tests, by promtool.
 	@cd deploy/monitoring && $(CURDIR)/$(PROMTOOL) check rules --lint-fatal rules.yaml && $(CURDIR)/$(PROMTOOL) test rules rules_test.yaml
+.PHONY: released
+released: $(BUF) ## At a release: from now on nothing that taps read in this one may change.
+	@cd proto && $(CURDIR)/$(BUF) breaking --against released.binpb
+	@cd proto && $(CURDIR)/$(BUF) build --exclude-source-info --output released.binpb
 
 .PHONY: fuzz
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
@@ -117,13 +129,20 @@ fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).
 	done; exit $$failed; }
 
 .PHONY: test-js
-test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks; needs node and npm.
+test-js: ## The published JSON Schema with ajv, signatures with standardwebhooks, a tap; needs node and npm.
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "test-js needs node 20 or later and npm: apt-get install nodejs npm, or see nodejs.org"; exit 1; }
 	@echo "checking docs/message.schema.json with ajv on the messages of pkg/request/testdata/messages"
 	@cd deploy/js && npm ci --silent && node --test --test-reporter=spec
 	@echo "running docs/receivers/javascript, which verifies with standardwebhooks, beside a real notifier"
 	@cd docs/receivers/javascript && npm ci --silent
 	@go test -count 1 -v -tags receivers -run TestJavaScript ./docs/receivers
+	@echo "running docs/taps/javascript, which reads with @nats-io/jetstream, beside a real NATS"
+	@cd docs/taps/javascript && npm ci --silent
+	@go test -count 1 -v -tags taps -run TestJavaScript ./docs/taps
+
+.PHONY: test-cli
+test-cli: $(NATS_CLI) ## The line of docs/taps.md for the nats command, typed beside a real NATS.
+	@JOBRELAY_NATS_CLI=$(CURDIR)/$(NATS_CLI) go test -count 1 -v -tags taps -run TestCLI ./docs/taps
 
 .PHONY: test-python
 test-python: ## The receiver in Python beside a real notifier; needs python3.
@@ -191,3 +210,9 @@ $(GOLANGCI): tools/go.mod
 $(PROMTOOL): tools/promtool/go.mod
 	@echo "building promtool (some minutes, once)"
 	@go build -modfile=tools/promtool/go.mod -tags remove_all_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/promtool && touch $@
+$(JSON_SCHEMA): tools/go.mod
+	@$(TOOL) github.com/bufbuild/protoschema-plugins/cmd/protoc-gen-jsonschema && touch $@
+
+$(NATS_CLI): tools/nats/go.mod
+	@echo "building the nats command"
+	@go build -modfile=tools/nats/go.mod -o $(BIN)/tools/ github.com/nats-io/natscli/nats && touch $@

@@ -5,9 +5,11 @@ package broker
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -45,8 +47,9 @@ const (
 // of every service.
 type Config struct {
 	URL      string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
-	Topology Mode   `name:"topology" enum:"create,verify" default:"create" help:"Streams and consumers: create makes or updates them at start, verify only checks them."`
-	Replicas int    `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`
+	Login    `embed:""`
+	Topology Mode `name:"topology" enum:"create,verify" default:"create" help:"Streams and consumers: create makes or updates them at start, verify only checks them."`
+	Replicas int  `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`
 
 	// Role is the process's kind, and Instance the name of this replica, one
 	// token of a subject: its connection is jobrelay-<role>-<instance>, its
@@ -56,6 +59,57 @@ type Config struct {
 
 	Calls      *telemetry.Calls      `kong:"-"` // nil: not counted
 	Registerer prometheus.Registerer `kong:"-"` // takes the metrics; nil: there are none
+}
+
+// Login is how a process shows NATS who it is, and knows NATS. Secrets are in files
+// alone: never in an argument or a variable.
+type Login struct {
+	NKey  string `name:"nats-nkey" placeholder:"FILE" help:"File with the seed of the nkey to log in to NATS with."`
+	Creds string `name:"nats-creds" placeholder:"FILE" help:"File with the credentials (a JWT and its nkey) to log in to NATS with."`
+	CA    string `name:"nats-ca" placeholder:"FILE" help:"File with the certificates that NATS's own must come from; default: those of the system."`
+	API   string `name:"nats-api-prefix" placeholder:"PREFIX" help:"JetStream's API in the account of this login, where that imports it from another: JOBRELAY.API with deploy/nats/apart.conf. Default: its own."`
+}
+
+// options are the login as the client's options; its error names the file, never
+// what is in it.
+func (l Login) options() ([]nats.Option, error) {
+	var out []nats.Option
+	if l.NKey != "" && l.Creds != "" {
+		return nil, errors.New("--nats-nkey and --nats-creds are two ways to log in: take one")
+	}
+	if l.NKey != "" {
+		if len(l.NKey) == 58 && strings.HasPrefix(l.NKey, "SU") {
+			return nil, errors.New("--nats-nkey takes the name of a file with the seed, not the seed: whoever sees an argument has it now, so make another")
+		}
+		nkey, err := nats.NkeyOptionFromSeed(l.NKey)
+		if err != nil {
+			return nil, fmt.Errorf("--nats-nkey: no seed of an nkey can be read from %s: it must be one line that starts with SU, as `jobrelay nats keys` writes it", l.NKey)
+		}
+		out = append(out, nkey)
+	}
+	if l.Creds != "" {
+		if _, err := os.Stat(l.Creds); err != nil {
+			return nil, fmt.Errorf("--nats-creds: %w", err)
+		}
+		out = append(out, nats.UserCredentials(l.Creds))
+	}
+	if l.CA != "" {
+		pem, err := os.ReadFile(l.CA)
+		if err != nil {
+			return nil, fmt.Errorf("--nats-ca: %w", err)
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--nats-ca: %s has no certificate in PEM form", l.CA)
+		}
+		out = append(out, nats.RootCAs(l.CA))
+	}
+	return out, nil
+}
+
+// Access is where NATS is for an operator's commands.
+type Access struct {
+	URL   string `name:"nats-url" placeholder:"URL|context:NAME" help:"Address of NATS, several with commas, or a context of the nats command. Without it: NATS_URL, the chosen context, the running jobrelay dev, nats://127.0.0.1:4222."`
+	Login `embed:""`
 }
 
 // Validate says what is wrong with the flags.
@@ -126,9 +180,12 @@ func (c Config) inbox() string {
 
 func (b *Broker) dial(ctx context.Context) error {
 	cfg := b.cfg
-	var err error
+	login, err := cfg.options()
+	if err != nil {
+		return err
+	}
 	var settings natscontext.Settings
-	b.conn, settings, err = connect(cfg.URL,
+	b.conn, settings, err = connect(cfg.URL, append(login,
 		nats.Name(cfg.name()), inboxPrefix(cfg.inbox()),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
 		// A publish while disconnected fails at once: buffered, it would go
@@ -152,7 +209,7 @@ func (b *Broker) dial(ctx context.Context) error {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			b.log.Error().Err(err).Msg("NATS reported an error")
 		}),
-	)
+	)...)
 	if err != nil {
 		return err
 	}
@@ -162,7 +219,7 @@ func (b *Broker) dial(ctx context.Context) error {
 	defer poll.Stop()
 	for said := false; !b.conn.IsConnected(); {
 		if b.conn.IsClosed() {
-			return fmt.Errorf("NATS at %s refused the connection: %w; check the login in JOBRELAY_NATS_URL", redacted(cfg.URL), b.conn.LastError())
+			return fmt.Errorf("NATS at %s refused the connection: %w; check the login (JOBRELAY_NATS_NKEY, JOBRELAY_NATS_CREDS or in JOBRELAY_NATS_URL)", redacted(cfg.URL), b.conn.LastError())
 		}
 		if !said {
 			b.log.Info().Str("address", redacted(cfg.URL)).Msg("waiting for NATS")
@@ -178,7 +235,7 @@ func (b *Broker) dial(ctx context.Context) error {
 		case <-poll.C:
 		}
 	}
-	js, err := streaming(b.conn, settings, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
+	js, err := streaming(b.conn, settings, cfg.API, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(requestTimeout))
 	b.mu.Lock()
 	b.js = js
 	b.mu.Unlock()
@@ -200,21 +257,30 @@ func (b *Broker) prepare(ctx context.Context) error {
 }
 
 func (b *Broker) ensure(ctx context.Context) error {
+	role := b.role()
 	if b.cfg.Topology == Verify {
-		if err := VerifyTopology(ctx, b.js); err != nil {
+		if err := verify(ctx, b.js, role); err != nil {
 			return err
 		}
 	} else if _, err := ApplyTopology(ctx, b.js, max(b.cfg.Replicas, 1)); err != nil {
 		return err
 	}
-	for _, s := range Topology(1) {
-		stream, err := b.js.Stream(ctx, s.Name)
+	for _, name := range role.streams() {
+		stream, err := b.js.Stream(ctx, name)
 		if err != nil {
-			return streamError(s.Name, err)
+			return streamError(name, err)
 		}
-		b.streams[s.Name] = stream
+		b.streams[name] = stream
 	}
 	return nil
+}
+
+// role is what this process looks at of the topology: all of it where it may make it.
+func (b *Broker) role() Role {
+	if r, ok := roleNamed(b.cfg.Role); ok && b.cfg.Topology == Verify {
+		return r
+	}
+	return everything()
 }
 
 // Closed is closed when the connection has ended for good: by Close, or by a
@@ -363,8 +429,8 @@ func redacted(addresses string) string {
 
 // OpenAdmin connects without looking at the topology, for an operator's
 // commands: a server that does not answer at once is an error.
-func OpenAdmin(ctx context.Context, address string, log zerolog.Logger) (*Broker, error) {
-	b := New(Config{URL: address, Role: "operator"}, log)
+func OpenAdmin(ctx context.Context, at Access, log zerolog.Logger) (*Broker, error) {
+	b := New(Config{URL: at.URL, Login: at.Login, Role: RoleOperator}, log)
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("no answer; is it running, and is JOBRELAY_NATS_URL right?"))
 	defer cancel()
 	return b, b.dial(ctx)

@@ -126,7 +126,7 @@ func TestIncompatibleStreamsAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := server(t)
-			admin, err := broker.OpenAdmin(t.Context(), s.URL(), zerolog.Nop())
+			admin, err := broker.OpenAdmin(t.Context(), broker.Access{URL: s.URL()}, zerolog.Nop())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -62,14 +63,10 @@ func inboxPrefix(prefix string) nats.Option {
 	}
 }
 
-// streaming is the JetStream that the context says.
-func streaming(conn *nats.Conn, s natscontext.Settings, options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
-	switch {
-	case s.JSDomain != "":
+// streaming is the JetStream whose API has the prefix, or that which the context says.
+func streaming(conn *nats.Conn, s natscontext.Settings, prefix string, options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
+	if s.JSDomain != "" && prefix == "" {
 		return jetstream.NewWithDomain(conn, s.JSDomain, options...)
-	case s.JSAPIPrefix != "":
-		return jetstream.NewWithAPIPrefix(conn, s.JSAPIPrefix, options...)
-	default:
-		return jetstream.New(conn, options...)
 	}
+	return jetstream.NewWithAPIPrefix(conn, cmp.Or(prefix, s.JSAPIPrefix, jetstream.DefaultAPIPrefix), options...)
 }

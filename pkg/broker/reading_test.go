@@ -27,7 +27,7 @@ import (
 // reads connects as the reading commands do.
 func reads(t *testing.T, s *natsd.Server) *broker.Broker {
 	t.Helper()
-	b, err := broker.OpenReader(t.Context(), s.URL(), zerolog.Nop(), broker.StreamEvents, broker.StreamRequests, broker.StreamRejections,
+	b, err := broker.OpenReader(t.Context(), broker.Access{URL: s.URL()}, zerolog.Nop(), broker.StreamEvents, broker.StreamRequests, broker.StreamRejections,
 		broker.StreamLedger, broker.StreamWakeups, broker.StreamDeadLetters, broker.StreamControls, broker.StreamCommands)
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestHistory(t *testing.T) {
 		t.Errorf("%+v", got[1])
 	}
 	// Who may read EVENTS alone sees the log.
-	partial, err := broker.OpenReader(t.Context(), s.URL(), zerolog.Nop(), broker.StreamEvents)
+	partial, err := broker.OpenReader(t.Context(), broker.Access{URL: s.URL()}, zerolog.Nop(), broker.StreamEvents)
 	if err != nil {
 		t.Fatal(err)
 	}

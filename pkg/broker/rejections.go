@@ -132,8 +132,8 @@ func (b *Broker) rejection(ctx context.Context, logKey string) (Rejected, error)
 
 // OpenReader is OpenAdmin for commands that read these streams: what needs no
 // other may be called. A stream that is not there is a *TopologyError.
-func OpenReader(ctx context.Context, address string, log zerolog.Logger, streams ...string) (*Broker, error) {
-	b, err := OpenAdmin(ctx, address, log)
+func OpenReader(ctx context.Context, at Access, log zerolog.Logger, streams ...string) (*Broker, error) {
+	b, err := OpenAdmin(ctx, at, log)
 	if err != nil {
 		return nil, err
 	}

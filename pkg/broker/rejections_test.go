@@ -20,7 +20,7 @@ import (
 
 func reader(t *testing.T, s *natsd.Server) *broker.Broker {
 	t.Helper()
-	b, err := broker.OpenReader(t.Context(), s.URL(), zerolog.Nop(), broker.StreamRejections, broker.StreamEvents)
+	b, err := broker.OpenReader(t.Context(), broker.Access{URL: s.URL()}, zerolog.Nop(), broker.StreamRejections, broker.StreamEvents)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestRejectionsPageFromTheEnd(t *testing.T) {
 
 func TestOpenReaderSaysWhatIsMissing(t *testing.T) {
 	s := server(t)
-	_, err := broker.OpenReader(t.Context(), s.URL(), zerolog.Nop(), broker.StreamRejections)
+	_, err := broker.OpenReader(t.Context(), broker.Access{URL: s.URL()}, zerolog.Nop(), broker.StreamRejections)
 	var wrong *broker.TopologyError
 	if !errors.As(err, &wrong) {
 		t.Errorf("%v", err)

@@ -249,9 +249,18 @@ func applyConsumer(ctx context.Context, js jetstream.JetStream, want Consumer) (
 // VerifyTopology checks every stream and consumer without changing any. What
 // differs is one *TopologyError with all of it.
 func VerifyTopology(ctx context.Context, js jetstream.JetStream) error {
+	return verify(ctx, js, everything())
+}
+
+// verify is VerifyTopology of what a role uses: more of it, the role may not see.
+func verify(ctx context.Context, js jetstream.JetStream, role Role) error {
 	var problems []string
-	missing := false
+	uses := role.streams()
+	missing := !slices.Contains(uses, StreamRequests) || !slices.Contains(uses, StreamEvents)
 	for _, want := range Topology(1) {
+		if !slices.Contains(uses, want.Name) {
+			continue
+		}
 		have, err := streamConfig(ctx, js, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			problems = append(problems, "stream "+want.Name+" does not exist")
@@ -272,7 +281,7 @@ func VerifyTopology(ctx context.Context, js jetstream.JetStream) error {
 			return err
 		}
 	}
-	for _, want := range Consumers() {
+	for _, want := range role.Consumes {
 		c, err := js.Consumer(ctx, want.Stream, want.Name)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
@@ -332,7 +341,7 @@ func (b *Broker) WatchTopology(ctx context.Context) {
 func (b *Broker) lookAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, watchTimeout, errors.New("JetStream does not answer"))
 	defer cancel()
-	err := VerifyTopology(ctx, b.js)
+	err := verify(ctx, b.js, b.role())
 	var wrong *TopologyError
 	if !errors.As(err, &wrong) || b.cfg.Topology == Verify {
 		return err

@@ -40,14 +40,17 @@ func examples(t *testing.T) []event.Event {
 		},
 		&jobsv1.JobStarted{JobId: uid, JobName: "bb-fbe70e59", Namespace: "default", Service: "example", Image: "busybox", QueueMilliseconds: 42, Resources: &jobsv1.Resources{Limits: &jobsv1.Quantities{Cpu: "1", Memory: "512Mi"}}},
 		&jobsv1.PodStarted{JobId: uid, JobName: "bb-fbe70e59", Namespace: "default", PodId: uid, PodName: "bb-fbe70e59-ww7g2", NodeName: "k8s-node-1"},
-		&jobsv1.JobCompleted{JobId: uid, JobName: "bb-fbe70e59", Namespace: "default"},
+		&jobsv1.JobCompleted{
+			JobId: uid, JobName: "bb-fbe70e59", Namespace: "default", DurationSeconds: 2,
+			Times: &jobsv1.Times{CreatedAt: timestamppb.New(at.Truncate(time.Second)), StartedAt: timestamppb.New(at.Truncate(time.Second)), EndedAt: timestamppb.New(at.Truncate(time.Second).Add(2 * time.Second)), RunSeconds: 1, QueueMilliseconds: new(uint32(42))},
+		},
 		&jobsv1.JobFailed{
 			JobId: uid, JobName: "bb-fbe70e59", Namespace: "default", Error: cause,
 			Times:    &jobsv1.Times{CreatedAt: timestamppb.New(at.Truncate(time.Second)), StartedAt: timestamppb.New(at.Truncate(time.Second)), EndedAt: timestamppb.New(at.Truncate(time.Second)), RunSeconds: 1, QueueMilliseconds: new(uint32(0))},
 			Evidence: &jobsv1.Evidence{PodId: uid, PodName: "bb-fbe70e59-ww7g2", NodeName: "k8s-node-1", Container: "example", ExitCode: 3, Reason: "Error", TerminationMessage: "a <b>", LogTail: "first\n  second"},
 		},
-		&jobsv1.JobException{JobName: "bb-fbe70e59", Namespace: "default", Error: cause},
-		&jobsv1.RequestRejected{Id: sampleID, Service: "example", Callback: true, Error: cause, Problems: []*jobsv1.Problem{{Path: "$.job.image", Code: "required", Message: "is required"}}},
+		&jobsv1.JobException{JobName: "bb-fbe70e59", Namespace: "default", Error: &jobsv1.Error{ErrorCode: "CANCELLED", Message: "Cancelled by an operator: maintenance."}},
+		&jobsv1.RequestRejected{Id: sampleID, Service: "example", Callback: true, Error: &jobsv1.Error{ErrorCode: "MESSAGE_INVALID", Message: "$.job.image is required."}, Problems: []*jobsv1.Problem{{Path: "$.job.image", Code: "required", Message: "is required"}}},
 	}
 	var out []event.Event
 	for i, d := range data {

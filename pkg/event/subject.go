@@ -64,10 +64,8 @@ func Token(t Type) string {
 func ParseSubject(subject string) (service, logKey string, t Type, err error) {
 	p := strings.Split(subject, ".")
 	if len(p) == 4 && p[0] == "events" {
-		for _, k := range kinds {
-			if k.token == p[3] && k.token != "" {
-				return ServiceName(p[1]), p[2], k.typ, nil
-			}
+		if t, ok := TypeOfToken(p[3]); ok {
+			return ServiceName(p[1]), p[2], t, nil
 		}
 	}
 	return "", "", "", fmt.Errorf("event: %q is not a subject events.<service>.<log key>.<type>", subject)

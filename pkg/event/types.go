@@ -72,6 +72,23 @@ func (t Type) Status() int {
 	return NoStatus
 }
 
+// Token is the last token of the type's subject on EVENTS; empty where the type is
+// not on EVENTS.
+func (t Type) Token() string {
+	k, _ := t.kind()
+	return k.token
+}
+
+// TypeOfToken is Token's inverse.
+func TypeOfToken(token string) (Type, bool) {
+	for _, k := range kinds {
+		if k.token == token && token != "" {
+			return k.typ, true
+		}
+	}
+	return "", false
+}
+
 // Terminal reports whether nothing follows an event of the type in its log.
 func (t Type) Terminal() bool {
 	k, _ := t.kind()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +62,7 @@ type cancelled struct {
 }
 
 func (c *cancelCommand) Run(ctx context.Context, console *console) error {
-	b, err := broker.OpenReader(ctx, c.URL, console.log.Logger(os.Stderr, ""), broker.StreamRequests, broker.StreamEvents, broker.StreamCommands)
+	b, err := c.reader(ctx, console, broker.StreamRequests, broker.StreamEvents, broker.StreamCommands)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ func (s *letterSelection) read(ctx context.Context, b *broker.Broker, each func(
 }
 
 func (s *letterSelection) open(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, s.URL, c.log.Logger(os.Stderr, ""), broker.StreamDeadLetters)
+	return s.reader(ctx, c, broker.StreamDeadLetters)
 }
 
 // errEnough ends a reading.

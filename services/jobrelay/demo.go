@@ -69,7 +69,7 @@ func (d *demoCommand) Run(ctx context.Context, c *console) error {
 func (d *demoCommand) follow(ctx context.Context, s *stack, calls <-chan hookd.Call) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("callback 2 did not come in %s", demoTimeout))
 	defer cancel()
-	b, err := broker.OpenAdmin(ctx, s.description.NATS.URL, s.cfg.Log)
+	b, err := broker.OpenAdmin(ctx, broker.Access{URL: s.description.NATS.URL}, s.cfg.Log)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -40,7 +39,7 @@ type endpoint struct {
 
 // Run prints the endpoints that fail, with those first that do for longest.
 func (e *endpointsCommand) Run(ctx context.Context, c *console) error {
-	b, err := broker.OpenReader(ctx, e.URL, c.log.Logger(os.Stderr, ""), broker.StreamWakeups)
+	b, err := e.reader(ctx, c, broker.StreamWakeups)
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,9 @@ type cli struct {
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"The callbacks that were given up: list, show, replay."`
 	Endpoints   endpointsCommand   `cmd:"" help:"Show the receivers that fail, and for which of them callbacks wait."`
 
+	Taps tapsCommand `cmd:"" help:"Subscribers of others to the job events: create, list, delete."`
+	NATS natsCommand `cmd:"" name:"nats" help:"Users of NATS."`
+
 	Pause  pauseCommand  `cmd:"" help:"Keep a service's requests from becoming Jobs, until it is resumed."`
 	Resume resumeCommand `cmd:"" help:"End the pause of a service."`
 	Paused pausedCommand `cmd:"" help:"List the services that are paused."`

@@ -262,7 +262,7 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 // giveUp stores dead letters as a notifier does: of an id, its service, the address
 // and the statuses.
 func giveUp(ts *testscript.TestScript, _ bool, args []string) {
-	b, err := broker.OpenAdmin(context.Background(), ts.Getenv("NATS"), zerolog.Nop())
+	b, err := broker.OpenAdmin(context.Background(), broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop())
 	ts.Check(err)
 	defer b.Close()
 	key, now := event.Key(args[0]), time.Now()
@@ -281,7 +281,7 @@ func giveUp(ts *testscript.TestScript, _ bool, args []string) {
 // callbacks for it: the replica, the endpoint, the breaker, how many.
 func notReached(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	b, err := broker.OpenAdmin(ctx, ts.Getenv("NATS"), zerolog.Nop())
+	b, err := broker.OpenAdmin(ctx, broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop())
 	ts.Check(err)
 	defer b.Close()
 	now := time.Now().UTC()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -18,7 +17,7 @@ type pauseFlags struct {
 }
 
 func (p *pauseFlags) open(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, p.URL, c.log.Logger(os.Stderr, ""), broker.StreamControls)
+	return p.reader(ctx, c, broker.StreamControls)
 }
 
 // serviceArgument is a service as messages name it.

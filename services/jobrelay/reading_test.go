@@ -30,7 +30,7 @@ func after(d time.Duration) time.Time { return then.Add(d) }
 // whose job is as far as the third argument says, and what came of its callbacks.
 func happened(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	b, err := broker.OpenReader(ctx, ts.Getenv("NATS"), zerolog.Nop(), broker.StreamEvents, broker.StreamRequests)
+	b, err := broker.OpenReader(ctx, broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop(), broker.StreamEvents, broker.StreamRequests)
 	ts.Check(err)
 	defer b.Close()
 	id, service, state := args[0], args[1], timeline.State(args[2])
@@ -105,7 +105,7 @@ func happened(ts *testscript.TestScript, _ bool, args []string) {
 // untilTailed waits until somebody follows the events of a service, or those of all.
 func untilTailed(ts *testscript.TestScript, _ bool, args []string) {
 	ctx := context.Background()
-	b, err := broker.OpenAdmin(ctx, ts.Getenv("NATS"), zerolog.Nop())
+	b, err := broker.OpenAdmin(ctx, broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop())
 	ts.Check(err)
 	defer b.Close()
 	stream, err := b.JetStream().Stream(ctx, broker.StreamEvents)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -31,7 +30,7 @@ type rejectionsCommand struct {
 
 // openRejections connects to what these commands read.
 func (t *topologyFlags) openRejections(ctx context.Context, c *console) (*broker.Broker, error) {
-	return broker.OpenReader(ctx, t.URL, c.log.Logger(os.Stderr, ""), broker.StreamRejections, broker.StreamEvents)
+	return t.reader(ctx, c, broker.StreamRejections, broker.StreamEvents)
 }
 
 type rejectionsList struct {

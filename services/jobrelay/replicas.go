@@ -19,7 +19,7 @@ type replicasCommand struct {
 
 // Run prints what each replica of the last minute says of itself.
 func (r *replicasCommand) Run(ctx context.Context, c *console) error {
-	admin, err := broker.OpenAdmin(ctx, r.URL, c.log.Logger(os.Stderr, ""))
+	admin, err := broker.OpenAdmin(ctx, r.Access, c.log.Logger(os.Stderr, ""))
 	if err != nil {
 		return err
 	}

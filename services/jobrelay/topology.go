@@ -20,7 +20,7 @@ type topologyApply struct {
 }
 
 func (t *topologyApply) Run(ctx context.Context, c *console) error {
-	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	admin, err := broker.OpenAdmin(ctx, t.Access, c.log.Logger(os.Stderr, ""))
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ type topologyVerify struct {
 }
 
 func (t *topologyVerify) Run(ctx context.Context, c *console) error {
-	admin, err := broker.OpenAdmin(ctx, t.URL, c.log.Logger(os.Stderr, ""))
+	admin, err := broker.OpenAdmin(ctx, t.Access, c.log.Logger(os.Stderr, ""))
 	if err != nil {
 		return err
 	}

@@ -194,7 +194,7 @@ func TestOneTraceFromEndToEnd(t *testing.T) {
 	linked(t, launch, accept)
 
 	// Over the log: each callback is linked to the span that wrote its event.
-	b, err := broker.OpenReader(t.Context(), s.description.NATS.URL, zerolog.Nop(), broker.StreamRequests, broker.StreamEvents)
+	b, err := broker.OpenReader(t.Context(), broker.Access{URL: s.description.NATS.URL}, zerolog.Nop(), broker.StreamRequests, broker.StreamEvents)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,10 @@ type Config struct {
 	// Off, the server syncs every two minutes: that survives a killed
 	// process, not a power loss.
 	SyncAlways bool
+
+	// File is a configuration of NATS that is read first, such as one with
+	// accounts; what is said here wins over it. Default: none.
+	File string
 }
 
 // Server is a running NATS server.
@@ -117,16 +121,16 @@ func options(cfg Config) (*server.Options, error) {
 	if port == 0 {
 		port = server.RANDOM_PORT // 0 means 4222 to the server
 	}
-	return &server.Options{
-		ServerName: "natsd",
-		Host:       host,
-		Port:       port,
-		MaxPayload: maxPayload,
-		JetStream:  true,
-		StoreDir:   cfg.Dir,
-		SyncAlways: cfg.SyncAlways,
-		NoSigs:     true,
-	}, nil
+	opts := &server.Options{}
+	if cfg.File != "" {
+		if opts, err = server.ProcessConfigFile(cfg.File); err != nil {
+			return nil, fmt.Errorf("natsd: %w", err)
+		}
+	}
+	opts.ServerName, opts.Host, opts.Port = "natsd", host, port
+	opts.MaxPayload, opts.JetStream, opts.StoreDir, opts.SyncAlways = maxPayload, true, cfg.Dir, cfg.SyncAlways
+	opts.NoSigs = true
+	return opts, nil
 }
 
 // startError names the address, since a taken port is the usual cause.
