@@ -24,7 +24,7 @@ func ChosenContext() string {
 	if config == "" {
 		config = filepath.Join(os.Getenv("HOME"), ".config")
 	}
-	b, err := os.ReadFile(filepath.Join(config, "nats", "context.txt"))
+	b, err := os.ReadFile(filepath.Join(config, "nats", "context.txt")) //nolint:gosec // the folder that the user's environment names
 	if err != nil {
 		return ""
 	}

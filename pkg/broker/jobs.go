@@ -433,8 +433,8 @@ func backwards[T any](ctx context.Context, b *Broker, stream string, read func(*
 func pageOf[T any](ctx context.Context, b *Broker, stream string, start, end uint64, read func(*jetstream.RawStreamMsg) T) ([]T, error) {
 	var page []T
 	for start < end {
-		next := end                                                                                                    // where the answer is empty
-		err := b.batch(ctx, stream, "", start, int(min(end-start, batchSize)), func(m *jetstream.RawStreamMsg) error { //nolint:gosec // at most batchSize
+		next := end // where the answer is empty
+		err := b.batch(ctx, stream, "", start, int(min(end-start, batchSize)), func(m *jetstream.RawStreamMsg) error {
 			next = m.Sequence + 1
 			if m.Sequence < end {
 				page = append(page, read(m))

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -359,6 +361,115 @@ func TestOverview(t *testing.T) {
 		o, err := c.Overview(ctx)
 		return err == nil && o.Jobs[timeline.Started] == 1
 	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReadingNeedsNoMore: with a login that may ask for what is read, and for a
+// consumer of its own on EVENTS, all of it works; show and list without the consumer.
+func TestReadingNeedsNoMore(t *testing.T) {
+	var may []string
+	for _, s := range broker.Topology(1) {
+		may = append(may, "$JS.API.STREAM.INFO."+s.Name, "$JS.API.DIRECT.GET."+s.Name, "$JS.API.DIRECT.GET."+s.Name+".>")
+	}
+	may = append(may, "$JS.API.CONSUMER.INFO.REQUESTS.launcher", "$JS.API.CONSUMER.INFO.EVENTS.notifier")
+	follows := append(slices.Clone(may), "$JS.API.CONSUMER.CREATE.EVENTS.>", "$JS.API.CONSUMER.MSG.NEXT.EVENTS.>", "$JS.API.CONSUMER.DELETE.EVENTS.>")
+	user := func(name string, publish []string) *natsserver.User {
+		return &natsserver.User{Username: name, Password: "p", Permissions: &natsserver.Permissions{
+			Publish: &natsserver.SubjectPermission{Allow: publish}, Subscribe: &natsserver.SubjectPermission{Allow: []string{"_INBOX_operator.>"}},
+		}}
+	}
+	s := foreign(t, &natsserver.Options{MaxPayload: 2 << 20, Users: []*natsserver.User{{Username: "admin", Password: "p"}, user("reader", may), user("follower", follows)}})
+	as := func(name string) string { return strings.Replace(s.ClientURL(), "nats://", "nats://"+name+":p@", 1) }
+	b, err := broker.Open(t.Context(), broker.Config{URL: as("admin"), Role: "test", Topology: broker.Create}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	life(t, b, "id", "a", jobStarted, podStarted)
+	life(t, b, "new", "a")
+	reject(t, b, "id", "a", "MESSAGE_INVALID")
+	open := func(name string) *broker.Broker {
+		r, err := broker.OpenReader(t.Context(), as(name), zerolog.Nop(), broker.StreamEvents, broker.StreamRequests, broker.StreamRejections,
+			broker.StreamLedger, broker.StreamWakeups, broker.StreamDeadLetters, broker.StreamControls, broker.StreamCommands, broker.StreamStatus)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.Close)
+		return r
+	}
+	r := open("reader")
+	if got := listed(t, r, broker.JobFilter{Limit: 9}); len(got) != 3 {
+		t.Errorf("%q", got)
+	}
+	if got := listed(t, r, broker.JobFilter{Limit: 9, States: []timeline.State{timeline.Running}}); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+	if got, err := r.History(t.Context(), "id"); err != nil || len(got) != 2 {
+		t.Errorf("%v %v", got, err)
+	}
+	f := open("follower")
+	enough := errors.New("enough")
+	if err := f.Follow(t.Context(), broker.EventFilter{Since: time.Now().Add(-time.Hour)}, func(broker.Stored) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c := f.NewCounting(time.Now().Add(-time.Hour))
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	<-c.Ready()
+	if o, err := c.Overview(ctx); err != nil || o.Jobs[timeline.Running] != 1 {
+		t.Errorf("%+v %v", o, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFollowGoesOn: the server was away, and is back with its streams.
+func TestFollowGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	s, err := natsd.Start(t.Context(), natsd.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, r := open(t, s), reads(t, s)
+	life(t, b, "before", "a", jobStarted)
+	got := make(chan string, 9)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.Follow(ctx, broker.EventFilter{Since: time.Now().Add(-time.Hour)}, func(e broker.Stored) error {
+			got <- e.ID
+			return nil
+		})
+	}()
+	next := func(want string) {
+		t.Helper()
+		select {
+		case id := <-got:
+			if id != want {
+				t.Errorf("%s, not %s", id, want)
+			}
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(patience):
+			t.Fatal("nothing comes")
+		}
+	}
+	next("before")
+	address := strings.TrimPrefix(s.URL(), "nats://")
+	s.Stop()
+	if s, err = natsd.Start(t.Context(), natsd.Config{Dir: dir, Addr: address}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	await.That(t, "the writer is connected again", b.Connected)
+	life(t, b, "after", "a", jobStarted)
+	next("after")
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -77,7 +77,7 @@ var errNoStack = errors.New("no jobrelay dev is running")
 // readDescription finds a running stack.
 func readDescription(dir string) (description, error) {
 	var d description
-	b, err := os.ReadFile(filepath.Join(dir, descriptionFile))
+	b, err := os.ReadFile(filepath.Join(dir, descriptionFile)) //nolint:gosec // the folder that the user names
 	if errors.Is(err, os.ErrNotExist) {
 		return d, fmt.Errorf("%w on %s; start one, or name a queue with --queue", errNoStack, dir)
 	}
