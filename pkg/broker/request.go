@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,6 +32,16 @@ func (b *Broker) Request(ctx context.Context, key string) (event.Event, error) {
 		return event.Event{}, err
 	}
 	return DecodeRequest(m.Header, m.Data)
+}
+
+// Webhook is where the callbacks of an accepted request go, nil: nowhere, and when
+// the queue took its message, read without the rest of it.
+func (b *Broker) Webhook(ctx context.Context, key string) (hook *jobsv1.Webhook, queuedAt time.Time, err error) {
+	m, err := b.last(ctx, StreamRequests, event.RequestSubject(key))
+	if err != nil {
+		return nil, queuedAt, err
+	}
+	return event.DecodeWebhook(m.Header, m.Data)
 }
 
 // DecodeRequest reads a message of REQUESTS.

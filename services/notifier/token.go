@@ -503,14 +503,10 @@ func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (hook *jobsv1
 		r, err := n.broker.Rejection(ctx, e.LogKey)
 		return r.Webhook, sent, err
 	}
-	r, err := n.broker.Request(ctx, e.LogKey)
+	hook, sent, err = n.broker.Webhook(ctx, e.LogKey)
 	if errors.Is(err, broker.ErrNotFound) && n.now().Sub(e.Time) > believed {
 		n.log.Warn().Str("id", e.ID).Str("key", e.LogKey).Msg("the request is past its retention, its callbacks end")
 		return nil, sent, nil // as above
 	}
-	requested, _ := r.Data.(*jobsv1.JobRequested)
-	if requested.GetQueuedAt().IsValid() {
-		sent = requested.GetQueuedAt().AsTime()
-	}
-	return requested.GetWebhook(), sent, err
+	return hook, sent, err
 }
