@@ -392,7 +392,7 @@ func TestReadingNeedsNoMore(t *testing.T) {
 	life(t, b, "new", "a")
 	reject(t, b, "id", "a", "MESSAGE_INVALID")
 	open := func(name string) *broker.Broker {
-		r, err := broker.OpenReader(t.Context(), as(name), zerolog.Nop(), broker.StreamEvents, broker.StreamRequests, broker.StreamRejections,
+		r, err := broker.OpenReader(t.Context(), broker.Access{URL: as(name)}, zerolog.Nop(), broker.StreamEvents, broker.StreamRequests, broker.StreamRejections,
 			broker.StreamLedger, broker.StreamWakeups, broker.StreamDeadLetters, broker.StreamControls, broker.StreamCommands, broker.StreamStatus)
 		if err != nil {
 			t.Fatal(err)

@@ -106,7 +106,11 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 
 func parse(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+	if err != nil || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") == "" {
+		// What stands before an @ may be a login; credentials are the SDK's.
+		if at := strings.LastIndex(address, "@"); at >= 0 {
+			address = "…" + address[at:]
+		}
 		return nil, fmt.Errorf("%w: %q; one looks like https://sqs.<region>.amazonaws.com/<account>/<name>", ErrAddress, address)
 	}
 	return u, nil
