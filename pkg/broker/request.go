@@ -33,6 +33,16 @@ func (b *Broker) Request(ctx context.Context, key string) (event.Event, error) {
 	return DecodeRequest(m.Header, m.Data)
 }
 
+// Webhook is where the callbacks of an accepted request go, read without the rest of
+// it; nil: nowhere.
+func (b *Broker) Webhook(ctx context.Context, key string) (*jobsv1.Webhook, error) {
+	m, err := b.last(ctx, StreamRequests, event.RequestSubject(key))
+	if err != nil {
+		return nil, err
+	}
+	return event.DecodeWebhook(m.Header, m.Data)
+}
+
 // DecodeRequest reads a message of REQUESTS.
 func DecodeRequest(header map[string][]string, data []byte) (event.Event, error) {
 	e, err := event.Decode(header, data)

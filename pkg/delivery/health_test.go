@@ -38,7 +38,7 @@ func (p *patient) tries(outcomes ...delivery.Observed) {
 	for i, o := range outcomes {
 		ticket, ok := p.Begin(p.now)
 		if !ok {
-			p.t.Fatalf("attempt %d may not begin: %s, %d of %d under way", i, p.Health.State(p.now), p.InFlight(), p.Limit())
+			p.t.Fatalf("attempt %d may not begin: %s, %d of %d under way", i, p.State(p.now), p.InFlight(), p.Limit())
 		}
 		p.End(ticket, o, p.now)
 	}

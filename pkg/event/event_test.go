@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -114,6 +115,33 @@ func TestDecodeIsEncodesInverse(t *testing.T) {
 		if diff := cmp.Diff(e, got, protocmp.Transform()); diff != "" {
 			t.Errorf("%s:\n%s", e.Type, diff)
 		}
+	}
+}
+
+// TestDecodeWebhookReadsWhatDecodeReads: of any request, and of nothing else.
+func TestDecodeWebhookReadsWhatDecodeReads(t *testing.T) {
+	hook := rapid.Custom(func(t *rapid.T) *jobsv1.Webhook {
+		return &jobsv1.Webhook{Url: rapid.String().Draw(t, "url"), Statuses: rapid.SliceOf(rapid.Int32()).Draw(t, "statuses")}
+	})
+	rapid.Check(t, func(rt *rapid.T) {
+		want := rapid.OneOf(rapid.Just[*jobsv1.Webhook](nil), hook).Draw(rt, "webhook")
+		e := examples(t)[0]
+		e.Data = &jobsv1.JobRequested{Id: e.ID, Service: "example", Webhook: want}
+		header, data, err := event.Encode(e)
+		if err != nil {
+			rt.Skip("no valid UTF-8")
+		}
+		got, err := event.DecodeWebhook(header, data)
+		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
+			rt.Fatalf("%v\n%s", err, diff)
+		}
+	})
+	header, data, err := event.Encode(examples(t)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := event.DecodeWebhook(header, data); !errors.Is(err, event.ErrNotAnEvent) {
+		t.Errorf("of another type: %v", err)
 	}
 }
 

@@ -590,9 +590,14 @@ func TestNobodyThere(t *testing.T) {
 func TestEndpoint(t *testing.T) {
 	for url, want := range map[string]string{
 		"https://user:pass@hooks.example.com:8443/secret/path?token=x#y": "https://hooks.example.com:8443",
-		"http://[::1]:80/secret": "http://[::1]:80",
-		"http://a b/secret":      "unreadable",
-		"://secret":              "unreadable",
+		"http://[::1]:80/secret":          "http://[::1]",
+		"http://[::1]:8080/secret":        "http://[::1]:8080",
+		"HTTPS://Hooks.Example.com:443/a": "https://hooks.example.com",
+		"https://hooks.example.com:80/a":  "https://hooks.example.com:80",
+		"http://hooks.example.com:443/a":  "http://hooks.example.com:443",
+		"http://hooks.example.com/a":      "http://hooks.example.com",
+		"http://a b/secret":               "unreadable",
+		"://secret":                       "unreadable",
 	} {
 		if got := webhook.Endpoint(url); got != want {
 			t.Errorf("%s: %s", url, got)

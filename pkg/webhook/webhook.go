@@ -51,6 +51,9 @@ const (
 	// ever from an HTTP/2 peer that always says GOAWAY.
 	maxConnections = 10
 
+	// maxIdle are the connections kept for each set of CAs, some 20 KB each: with
+	// more endpoints than that in use, some are dialled anew each time.
+	maxIdle     = 2048
 	idleTimeout = 90 * time.Second
 	// maxTransports bounds the sets of CAs whose connections are kept, beside
 	// those of the system. The least recently used goes first.
@@ -63,8 +66,7 @@ type Config struct {
 	// host names. Without it loopback, private, link-local, multicast and
 	// metadata addresses are refused.
 	Allow Allow
-	// InFlight bounds the connections kept idle for each set of CAs; of one host
-	// they are delivery.MaxLimit at most.
+	// InFlight is how many attempts are made at once, at most.
 	InFlight int
 	// Version is what User-Agent says.
 	Version string
@@ -120,7 +122,7 @@ func (c *Client) client(roots *x509.CertPool) *http.Client {
 		DisableCompression:     true,
 		ResponseHeaderTimeout:  c.cfg.Deadlines.Headers,
 		MaxResponseHeaderBytes: maxHeaders,
-		MaxIdleConns:           c.cfg.InFlight,
+		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    min(c.cfg.InFlight, delivery.MaxLimit),
 		IdleConnTimeout:        idleTimeout,
 		HTTP2: &http.HTTP2Config{

@@ -60,7 +60,7 @@ func (e *endpointsCommand) Run(ctx context.Context, c *console) error {
 	for _, r := range replicas {
 		unlisted += r.Failing - len(r.Endpoints)
 		for _, s := range r.Endpoints {
-			of(s.Name).add(s)
+			of(s.Name).add(s, time.Now())
 		}
 	}
 	more, err := b.Parked(ctx, 0, maxParked, func(w delivery.Wakeup) { of(cmp.Or(w.Endpoint, "-")).Parked++ })
@@ -83,8 +83,11 @@ func (e *endpointsCommand) Run(ctx context.Context, c *console) error {
 	return list(c, sorted, "ENDPOINT\tBREAKER\tREPLICAS\tFAILING FOR\tFAILURES\tLAST\tNEXT TRY\tIN FLIGHT\tPARKED", "no endpoint fails, no callback is parked\n", func(e endpoint) []string { return e.cells(time.Now()) })
 }
 
-// add is what one more replica sees.
-func (e *endpoint) add(s broker.Endpoint) {
+// add is what one more replica saw up to 15 s ago: its breaker may have gone on.
+func (e *endpoint) add(s broker.Endpoint, now time.Time) {
+	if s.Breaker == string(delivery.Open) && !s.Until.After(now) {
+		s.Breaker = string(delivery.HalfOpen)
+	}
 	e.Replicas++
 	e.Failures = max(e.Failures, s.Failures)
 	e.InFlight += s.InFlight
@@ -113,7 +116,7 @@ func (e *endpoint) cells(now time.Time) []string {
 		last = strconv.Itoa(e.Last.Code)
 	}
 	next := "-"
-	if !e.Next.IsZero() {
+	if e.Breaker == string(delivery.Open) {
 		next = fmt.Sprintf("in %s", max(0, e.Next.Sub(now)).Round(time.Second))
 	}
 	return []string{

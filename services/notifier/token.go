@@ -455,11 +455,10 @@ func (n *notifier) webhookOf(ctx context.Context, e broker.Stored) (*jobsv1.Webh
 		r, err := n.broker.Rejection(ctx, e.LogKey)
 		return r.Webhook, err
 	}
-	r, err := n.broker.Request(ctx, e.LogKey)
+	hook, err := n.broker.Webhook(ctx, e.LogKey)
 	if errors.Is(err, broker.ErrNotFound) && n.now().Sub(e.Time) > believed {
 		n.log.Warn().Str("id", e.ID).Str("key", e.LogKey).Msg("the request is past its retention, its callbacks end")
 		return nil, nil //nolint:nilnil // as above
 	}
-	requested, _ := r.Data.(*jobsv1.JobRequested)
-	return requested.GetWebhook(), err
+	return hook, err
 }
