@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,11 +64,22 @@ func Steps() []Step {
 
 // Age tells how old jobs are at the steps that a process takes. A nil *Age tells
 // nothing.
-type Age struct{ seconds *prometheus.HistogramVec }
+type Age struct {
+	seconds *prometheus.HistogramVec
+	// exemplar is when a step had one last, in nanoseconds of Unix time.
+	exemplar map[Step]*atomic.Int64
+}
+
+// exemplarEvery is the least time between two exemplars of a step: each costs more
+// than all the rest of an observation.
+const exemplarEvery = 250 * time.Millisecond
 
 // NewAge registers the metric.
 func NewAge(reg prometheus.Registerer) *Age {
-	a := &Age{NewHistogram("jobrelay_job_age_seconds", "Time from a message's SentTimestamp in SQS to a step of its job; its exemplars have the trace_id. A callback counts at its 2xx, and not in a replay.", "step")}
+	a := &Age{exemplar: map[Step]*atomic.Int64{}, seconds: NewHistogram("jobrelay_job_age_seconds", "Time from a message's SentTimestamp in SQS to a step of its job; its exemplars, at most four a second, have the trace_id. A callback counts at its 2xx, and not in a replay.", "step")}
+	for _, s := range Steps() {
+		a.exemplar[s] = &atomic.Int64{}
+	}
 	reg.MustRegister(a.seconds)
 	return a
 }
@@ -81,6 +93,11 @@ func (a *Age) Reached(s Step, sent, now time.Time, traceparent string) {
 	}
 	age := max(0, now.Sub(sent).Seconds()) // two clocks
 	observer := a.seconds.WithLabelValues(string(s))
+	last, at := a.exemplar[s], now.UnixNano()
+	if before := last.Load(); at-before < int64(exemplarEvery) || !last.CompareAndSwap(before, at) {
+		observer.Observe(age)
+		return
+	}
 	if id := TraceID(traceparent); id != "" {
 		if o, ok := observer.(prometheus.ExemplarObserver); ok {
 			o.ObserveWithExemplar(age, prometheus.Labels{"trace_id": id})

@@ -55,7 +55,7 @@ var labelBounds = map[string]bound{
 	"class":     closed(delivery.Delivered, delivery.Unwell, delivery.Refused, delivery.Gone),
 	"end":       {note: "delivered, or the reason why not", values: append(slices.Clone(endReasons), string(delivery.Delivered))},
 	"reason":    closed(endReasons...),
-	"file":      {note: "a key file of the policy's `signingKey`", values: []string{}},
+	"file":      {note: "a key file of the policy's `signingKey`", values: []string{"example"}},
 	"version":   {note: "of this build", values: []string{process.Version()}},
 	"revision":  {note: "of this build"}, "goversion": {note: "of this build"},
 	"configuration": closed("policy", "signing", "callback-files"),

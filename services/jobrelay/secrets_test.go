@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +27,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	nats "github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
@@ -462,6 +468,7 @@ func (p *pipeline) collect() {
 				p.t.Errorf("%s of %s: %d", path, role, code)
 			}
 		}
+		boundsHold(p.t, scrape(address))
 		if code := p.get(address, "/debug/pprof/cmdline"); code != http.StatusNotFound {
 			p.t.Errorf("the command line of %s: %d", role, code)
 		}
@@ -503,6 +510,23 @@ func (p *pipeline) collect() {
 	for _, one := range p.spans.all() {
 		p.told.add("a span", []byte(one.String()))
 	}
+}
+
+// scrape reads a process's metrics as a Prometheus without protobuf does.
+func scrape(address string) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		res, err := http.Get("http://" + address + "/metrics")
+		if err != nil {
+			return nil, err
+		}
+		defer res.Body.Close()
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err := parser.TextToMetricFamilies(res.Body)
+		if err == nil && len(families) == 0 {
+			err = errors.New("no metrics")
+		}
+		return slices.Collect(maps.Values(families)), err
+	})
 }
 
 // linesOf checks the lines of a job that came through: one an outcome, and each says
