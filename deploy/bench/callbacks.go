@@ -31,6 +31,7 @@ const (
 	healthyAnswer     = 20 * time.Millisecond
 	manyEndpoints     = 1000
 	writesPerCallback = "durable writes/callback"
+	warmUp            = 200 // callbacks of each replica before the burst
 )
 
 // callbacksRow is a row of B6: callbacks to healthy endpoints, of events that wait
@@ -124,15 +125,24 @@ func notified(ctx context.Context, s *stage, t traffic, syncAlways bool) (result
 	if err != nil {
 		return result{}, err
 	}
+	first, err := s.notifiers(ctx, nats, t)
+	if err != nil {
+		return result{}, err
+	}
+	// A burst at an endpoint that nobody knows is parked in part until its limit is
+	// up: so it is brought up before.
+	warm := min(warmUp*t.Replicas, skipped(n))
+	if err := l.write(ctx, s, 0, warm); err != nil {
+		return result{}, err
+	}
+	if err := l.settled(ctx); err != nil {
+		return result{}, err
+	}
 	release, err := l.hold(ctx)
 	if err != nil {
 		return result{}, err
 	}
-	if err := l.write(ctx, s, all); err != nil {
-		return result{}, err
-	}
-	first, err := s.notifiers(ctx, nats, t)
-	if err != nil {
+	if err := l.write(ctx, s, warm, all); err != nil {
 		return result{}, err
 	}
 	if err := release(ctx); err != nil {

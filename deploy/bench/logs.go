@@ -104,18 +104,20 @@ func (l *logs) append(ctx context.Context, job int, trace string) error {
 	return err
 }
 
-// write appends events [0, n) as fast as it goes.
-func (l *logs) write(ctx context.Context, s *stage, n int) error {
-	defer s.during("appending %d events", n)()
-	for from := 0; from < n; from += l.wave { // an event of a job stands before the next
+// write appends events [from, to) as fast as it goes.
+func (l *logs) write(ctx context.Context, s *stage, from, to int) error {
+	defer s.during("appending %d events", to-from)()
+	for from < to { // an event of a job stands before the next
+		until := min((from/l.wave+1)*l.wave, to)
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(appendsAtOnce)
-		for i := from; i < min(from+l.wave, n); i++ {
+		for i := from; i < until; i++ {
 			group.Go(func() error { return l.append(ctx, l.jobOf(i), "") })
 		}
 		if err := group.Wait(); err != nil {
 			return err
 		}
+		from = until
 	}
 	return nil
 }
