@@ -32,6 +32,7 @@ const (
 	manyEndpoints     = 1000
 	writesPerCallback = "durable writes/callback"
 	warmUp            = 200 // callbacks of each replica before the burst
+	warmUpPace        = 200 // a second
 )
 
 // callbacksRow is a row of B6: callbacks to healthy endpoints, of events that wait
@@ -132,7 +133,7 @@ func notified(ctx context.Context, s *stage, t traffic, syncAlways bool) (result
 	// A burst at an endpoint that nobody knows is parked in part until its limit is
 	// up: so it is brought up before.
 	warm := min(warmUp*t.Replicas, skipped(n))
-	if err := l.write(ctx, s, 0, warm); err != nil {
+	if _, err := l.pace(ctx, warm, warmUpPace); err != nil {
 		return result{}, err
 	}
 	if err := l.settled(ctx); err != nil {
