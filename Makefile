@@ -188,7 +188,7 @@ sbom: $(BINARIES) ## The bill of materials of each binary (CycloneDX), into bin/
 	@sh tools/supply/sbom.sh $(BIN)/tools/cyclonedx-gomod $(BIN) $(BIN)/sbom $(VERSION)
 
 .PHONY: reproducible
-reproducible: ## Build the binaries twice, at two paths, and compare them; 5 minutes.
+reproducible: ## Build the binaries twice, at two paths, and compare them; 5 to 10 minutes.
 	@sh tools/supply/reproducible.sh
 
 .PHONY: clean
