@@ -193,6 +193,28 @@ fault-reset: ## LINK=…, or every link: make it whole again.
 e2e-compose: $(IMAGES) ## The compose stack for real, each container killed; starts a Docker daemon where none runs.
 	@COMPOSE='$(COMPOSE)' sh deploy/docker/e2e.sh
 
+# Supply chain: in a module of its own (tools/supply).
+SUPPLY := go build -C tools/supply -o ../../$(BIN)/tools/
+
+.PHONY: vuln
+vuln: ## Known vulnerabilities of what is linked in; says so where their database cannot be reached.
+	@$(SUPPLY) golang.org/x/vuln/cmd/govulncheck
+	@sh tools/supply/vuln.sh $(BIN)/tools/govulncheck ./services/...
+
+.PHONY: licences
+licences: ## The licence of every module that is linked in; fails on one that is not allowed.
+	@$(SUPPLY) ./licences
+	@$(BIN)/tools/licences ./services/...
+
+.PHONY: sbom
+sbom: $(BINARIES) ## The bill of materials of each binary (CycloneDX), into bin/sbom.
+	@$(SUPPLY) github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+	@sh tools/supply/sbom.sh $(BIN)/tools/cyclonedx-gomod $(BIN) $(BIN)/sbom $(VERSION)
+
+.PHONY: reproducible
+reproducible: ## Build the binaries twice, at two paths, and compare them; 5 to 10 minutes.
+	@sh tools/supply/reproducible.sh
+
 .PHONY: clean
 clean: ## Remove what was built here; Go's own caches stay.
 	rm -rf $(BIN)

@@ -131,7 +131,7 @@ func Parse(cfg any, vars map[string]string, args ...string) error {
 func newParser(cli any, vars map[string]string, options ...kong.Option) (*kong.Kong, error) {
 	all := kong.Vars{"version": Version()}
 	maps.Copy(all, vars)
-	return kong.New(cli, append(options, kong.DefaultEnvars(EnvPrefix), all)...)
+	return kong.New(cli, append(options, kong.DefaultEnvars(EnvPrefix), kong.Resolvers(fileValues{}), all)...)
 }
 
 // version is set by the build (-ldflags -X).

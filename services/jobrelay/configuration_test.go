@@ -25,6 +25,8 @@ func TestConfigurationPage(t *testing.T) {
 
 Each service reads flags and the environment; a flag wins. This page is generated
 from the flags themselves (` + "`make generate`" + `); a bad value is one line and exit code 2.
+Each variable ` + "`JOBRELAY_X` may be given as `JOBRELAY_X_FILE`" + `, the file that holds its
+value: so a secret, such as a login in the address of NATS, stands in no environment.
 
 All four know the verb ` + "`healthcheck`" + `, serve ` + "`/healthz`, `/readyz` and `/metrics`" + `,
 and stop in order within 25 s after SIGTERM.

@@ -41,6 +41,7 @@ type cli struct {
 	SQS      sqsCommand      `cmd:"" name:"sqs" help:"Run the development stack's SQS endpoint alone."`
 	Webhooks webhooksCommand `cmd:"" help:"Run a webhook receiver alone, and show what arrives."`
 	Topology topologyCommand `cmd:"" help:"Apply or verify the JetStream streams and consumers."`
+	Doctor   doctorCommand   `cmd:"" help:"Check NATS, SQS, Kubernetes, clocks and files, and say what to do about what is wrong."`
 	Replicas replicasCommand `cmd:"" help:"Show every running replica of the services and what it says of itself."`
 
 	Show showCommand `cmd:"" help:"Show what happened to one message, step by step, and what its job waits for now."`
@@ -91,7 +92,7 @@ func Main() int {
 	var c cli
 	var failed error
 	code := process.Main("jobrelay", "One SQS message becomes one Kubernetes Job, and its webhook is told how it went.",
-		stopAll, &c, map[string]string{"loopback": webhook.Loopback},
+		stopAll, &c, vars(),
 		func(ctx context.Context, command *kong.Context) error {
 			cluster.Log(c.Logger(os.Stderr, ""))
 			command.BindTo(ctx, (*context.Context)(nil))
@@ -103,6 +104,9 @@ func Main() int {
 	}
 	return code
 }
+
+// vars are the defaults that the flags' tags name.
+func vars() map[string]string { return map[string]string{"loopback": webhook.Loopback} }
 
 // exitUsage is the exit code of arguments that cannot be used, as process.Main
 // has it for flags.

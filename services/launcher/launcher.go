@@ -85,9 +85,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	access := cluster.NewAccess(client, log,
-		cluster.Permission{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace},
-		cluster.Permission{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: cfg.Namespace})
+	access := cluster.NewAccess(client, log, Permissions(cfg.Namespace)...)
 	r.Add("kubernetes", access.Ready)
 	r.AddFile("policy", policy)
 	l := &launcher{
@@ -109,6 +107,15 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherWakeups, options, l.woken) })
 	group.Go(func() error { return r.Broker.Consume(ctx, broker.LauncherEnds, options, l.ended) })
 	return group.Wait()
+}
+
+// Permissions is what the launcher does in Kubernetes, in a namespace or in all
+// (empty).
+func Permissions(namespace string) []cluster.Permission {
+	return []cluster.Permission{
+		{Verb: "create", Group: batchv1.GroupName, Resource: "jobs", Namespace: namespace},
+		{Verb: "get", Group: batchv1.GroupName, Resource: "jobs", Namespace: namespace},
+	}
 }
 
 type metrics struct {

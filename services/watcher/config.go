@@ -121,7 +121,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		Installation: cfg.Replica.Installation, Namespace: cfg.Namespace, Workers: cfg.Workers, Deadlines: cfg.Deadlines.Deadlines(), Policy: policy.Get, LogTail: cfg.LogTail,
 		Lease: Lease{Namespace: cfg.LeaseNamespace, Identity: r.Name, Duration: cfg.LeaseDuration}, Spans: r.Spans,
 	}, log, r.Registry())
-	access := cluster.NewAccess(client, log, cfg.permissions()...)
+	access := cluster.NewAccess(client, log, cfg.Permissions()...)
 	r.Add("kubernetes", access.Ready)
 	r.Add("watches", w.Ready)
 	r.AddState("leader", w.Leader)
@@ -148,8 +148,8 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	return nil
 }
 
-// permissions is what the watcher does in Kubernetes.
-func (c *Config) permissions() []cluster.Permission {
+// Permissions is what the watcher does in Kubernetes.
+func (c *Config) Permissions() []cluster.Permission {
 	var out []cluster.Permission
 	for _, verb := range []string{"get", "list", "watch", "patch", "delete"} {
 		out = append(out, cluster.Permission{Verb: verb, Group: batchv1.GroupName, Resource: "jobs", Namespace: c.Namespace})
@@ -164,4 +164,13 @@ func (c *Config) permissions() []cluster.Permission {
 		out = append(out, cluster.Permission{Verb: verb, Group: coordinationv1.GroupName, Resource: "leases", Namespace: c.LeaseNamespace})
 	}
 	return out
+}
+
+// Evidence is what the watcher may do besides, for more exact error codes
+// (docs/adr/0012).
+func (c *Config) Evidence() []cluster.Permission {
+	return []cluster.Permission{
+		{Verb: "list", Resource: "events", Namespace: c.Namespace},
+		{Verb: "get", Resource: "namespaces", Namespace: c.Namespace},
+	}
 }

@@ -15,8 +15,8 @@ func TestLogTailPermission(t *testing.T) {
 	logs := cluster.Permission{Verb: "get", Resource: "pods", Subresource: "log", Namespace: "billing"}
 	for lines, want := range map[int]bool{0: false, 1: true} {
 		c := Config{Namespace: "billing", LogTail: lines}
-		if slices.Contains(c.permissions(), logs) != want {
-			t.Errorf("%d lines: %v", lines, c.permissions())
+		if slices.Contains(c.Permissions(), logs) != want {
+			t.Errorf("%d lines: %v", lines, c.Permissions())
 		}
 	}
 }

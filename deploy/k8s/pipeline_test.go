@@ -1,0 +1,191 @@
+package k8s_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rs/zerolog"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
+	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
+	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
+	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
+	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	"github.com/jobrelay/jobrelay/services/ingest"
+	"github.com/jobrelay/jobrelay/services/launcher"
+	"github.com/jobrelay/jobrelay/services/notifier"
+	"github.com/jobrelay/jobrelay/services/watcher"
+)
+
+// TestThePipelineRunsWithTheseAccounts: from SQS to the webhook, launcher and watcher with
+// nothing but the tokens of their accounts, under the admission policies and in a
+// namespace for Jobs; a Job that completes and one that fails. With their rights in all
+// namespaces, and in one alone.
+func TestThePipelineRunsWithTheseAccounts(t *testing.T) {
+	for name, components := range map[string][]string{"all namespaces": nil, "one namespace": {"COMPONENTS/one-namespace"}} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlane(t)
+			p.install(t)
+			all := overlay(t, "resources: [BASE]\ncomponents: ["+strings.Join(components, ", ")+"]\n")
+			if components != nil {
+				p.apply(t, running(all))
+				for _, name := range []string{"jobrelay-launcher", "jobrelay-watcher"} { // as apply --prune does
+					if err := p.client.RbacV1().ClusterRoleBindings().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			// What the ConfigMap says, but for where the parts are.
+			for _, m := range of[corev1.ConfigMap](t, all, "ConfigMap") {
+				for name, value := range m.Data {
+					if strings.HasPrefix(name, "JOBRELAY_") {
+						t.Setenv(name, value)
+					}
+				}
+			}
+			s := newStack(t, p)
+			for _, image := range []string{"sim/succeed:100ms", "sim/exit:3"} {
+				s.send(t, image)
+			}
+			want := map[string]string{"/sim/succeed:100ms": "0 1 2", "/sim/exit:3": "0 1 3"}
+			await.That(t, fmt.Sprint(want), func() bool {
+				got := s.statuses(t)
+				for path, statuses := range want {
+					if got[path] != statuses {
+						return false
+					}
+				}
+				return true
+			})
+			await.That(t, "the Jobs are let go", func() bool {
+				jobs, err := p.client.BatchV1().Jobs("jobs").List(t.Context(), metav1.ListOptions{LabelSelector: "jobrelay.dev/key"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, j := range jobs.Items {
+					if j.Labels["app"] == s.service && len(j.Finalizers) > 0 {
+						return false
+					}
+				}
+				return true
+			})
+			t.Log(s.statuses(t))
+		})
+	}
+}
+
+// stack is the four services in this process, and real parts around them.
+type stack struct {
+	service string
+	hooks   *hookd.Server
+	queue   *sqsqueue.Queue
+}
+
+func newStack(t *testing.T, p *plane) *stack {
+	t.Helper()
+	n, err := natsd.Start(t.Context(), natsd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Stop)
+	q, err := sqsd.Start(sqsd.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = q.Stop(context.Background()) })
+	address, err := q.CreateQueue("jobs", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{service: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(filepath.Base(t.Name())))}
+	if s.hooks, err = hookd.Start(hookd.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.hooks.Stop(context.Background()) })
+	if s.queue, err = sqsqueue.Open(t.Context(), sqsqueue.Config{QueueURL: address, Endpoint: q.URL(), Region: "us-east-1"}); err != nil {
+		t.Fatal(err)
+	}
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	text, err := os.ReadFile("base/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(policy, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--nats-url=" + n.URL(), "--topology=create", "--metrics-addr=127.0.0.1:0", "--policy-file=" + policy}
+	parse := func(cfg any, vars map[string]string, more ...string) {
+		t.Helper()
+		if err := process.Parse(cfg, vars, append(more, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var in ingest.Config
+	var la launcher.Config
+	var wa watcher.Config
+	var no notifier.Config
+	parse(&in, nil, "--sqs-queue-url="+address)
+	in.Endpoint, in.Region = q.URL(), "us-east-1"
+	parse(&la, nil, "--kubeconfig="+p.kubeconfigOf(t, "launcher"))
+	parse(&wa, nil, "--kubeconfig="+p.kubeconfigOf(t, "watcher"))
+	parse(&no, notifier.Vars(), "--webhook-allow=127.0.0.0/8")
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var services sync.WaitGroup
+	run := func(role string, service func(zerolog.Logger) error) {
+		services.Go(func() {
+			if err := service(zerolog.New(os.Stderr).Level(zerolog.WarnLevel).With().Str("role", role).Logger()); err != nil {
+				t.Errorf("%s: %v", role, err)
+			}
+		})
+	}
+	run("ingest", func(l zerolog.Logger) error { return ingest.Run(ctx, in, l) })
+	run("launcher", func(l zerolog.Logger) error { return launcher.Run(ctx, la, l) })
+	run("watcher", func(l zerolog.Logger) error { return watcher.Run(ctx, wa, l) })
+	run("notifier", func(l zerolog.Logger) error { return notifier.Run(ctx, no, l) })
+	t.Cleanup(func() {
+		cancel()
+		q.EndPolls()
+		services.Wait()
+	})
+	return s
+}
+
+// send asks for a Job of an image, whose callbacks go to a path of its name.
+func (s *stack) send(t *testing.T, image string) {
+	t.Helper()
+	body, err := json.Marshal(map[string]any{
+		"id": t.Name() + " " + image, "service": s.service,
+		"job":     map[string]any{"prefixName": "deployed", "namespace": "jobs", "image": image, "command": []string{"run"}},
+		"webhook": map[string]any{"url": s.hooks.URL() + "/" + image},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.queue.Send(t.Context(), body); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// statuses are those of the callbacks that came, in their order, by their path.
+func (s *stack) statuses(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, c := range s.hooks.Calls() {
+		var body struct{ Status int }
+		if err := json.Unmarshal(c.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		out[c.Path] = strings.TrimSpace(fmt.Sprint(out[c.Path], " ", body.Status))
+	}
+	return out
+}
