@@ -8,7 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/pprof" //nolint:gosec // G108: its handlers on the default mux, which nothing serves
+	"net/http/pprof"
 	"regexp"
 	"runtime"
 	"runtime/debug"
