@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -89,7 +90,7 @@ func (b *Broker) Consume(ctx context.Context, c Consumer, o ConsumeOptions, h Ha
 	if o.Grace == 0 {
 		o.Grace = 20 * time.Second
 	}
-	run := &consumption{broker: b, consumer: c, handler: h, pull: o.Pull, slots: make(chan struct{}, o.InFlight), stopping: ctx.Done()}
+	run := &consumption{broker: b, consumer: c, handler: h, pull: o.Pull, slots: make(chan struct{}, o.InFlight), idle: make(chan jetstream.Msg), stopping: ctx.Done()}
 	b.metrics.serve(run)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -157,6 +158,8 @@ type consumption struct {
 	pull     int
 	slots    chan struct{}
 	handlers sync.WaitGroup
+	idle     chan jetstream.Msg // to a handler that has nothing to do
+	waiting  atomic.Int32       // how many of those there are
 	// inHand is when each message in hand was stored, by its stream sequence: a
 	// second copy of one is passed over.
 	inHand sync.Map
@@ -177,10 +180,33 @@ func (r *consumption) take(m jetstream.Msg) {
 		r.unstarted(m)
 		return
 	}
-	r.handlers.Go(func() {
-		defer func() { <-r.slots }()
+	select {
+	case r.idle <- m:
+	default:
+		r.handlers.Go(func() { r.work(m) })
+	}
+}
+
+// keptHandlers are the goroutines that wait for a next message: their stacks have
+// grown already, which costs a twentieth of a callback's time each time anew.
+const keptHandlers = 256
+
+// work handles the message, then what comes next.
+func (r *consumption) work(m jetstream.Msg) {
+	for {
 		r.handle(m)
-	})
+		<-r.slots
+		if r.waiting.Add(1) > keptHandlers {
+			r.waiting.Add(-1)
+			return
+		}
+		select {
+		case m = <-r.idle:
+			r.waiting.Add(-1)
+		case <-r.stopping:
+			return
+		}
+	}
 }
 
 func (r *consumption) stops() bool {
