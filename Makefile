@@ -94,6 +94,7 @@ bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, with the direction of imports.
 	@$(GOLANGCI) run ./...
+	@cd tools/supply && $(CURDIR)/$(GOLANGCI) run ./...
 
 .PHONY: generate
 generate: $(BUF) $(JSON_SCHEMA) ## Write every generated file anew.

@@ -18,8 +18,9 @@ make -s generate
 echo "verify: go.mod files"
 go mod tidy
 (cd deploy/dev/kubernetes && go mod verify >/dev/null && go mod tidy)
+(cd tools/supply && go mod tidy)
 echo "verify: format"
-unformatted=$(gofmt -l pkg services deploy docs)
+unformatted=$(gofmt -l pkg services deploy docs tools)
 if [ -n "$unformatted" ]; then
 	echo "verify: not formatted, run gofmt -w: $unformatted" >&2
 	exit 1

@@ -86,16 +86,23 @@ func TestAStolenTokenOfTheLauncher(t *testing.T) {
 		{"as another account", "jobs", func(j *batchv1.Job) { j.Spec.Template.Spec.ServiceAccountName = "admin" }, "run as default"},
 	} {
 		err := create(c.namespace, c.change)
-		switch {
-		case c.refused == "" && err != nil:
-			t.Errorf("a Job %s: %v", c.name, err)
-		case c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused) || !strings.Contains(err.Error(), "jobrelay-launcher")):
-			t.Errorf("a Job %s: %v; want a refusal with %q", c.name, err, c.refused)
-		case c.refused != "":
-			t.Logf("refused: a Job %s: %s", c.name, c.refused)
-		default:
-			t.Logf("accepted: %s", c.name)
-		}
+		refused(t, "a Job "+c.name, err, "jobrelay-launcher", c.refused)
+	}
+}
+
+// refused checks that the policy refuses what was tried, for that reason; without a
+// reason, that nothing does.
+func refused(t *testing.T, what string, err error, policy, reason string) {
+	t.Helper()
+	switch {
+	case reason == "" && err != nil:
+		t.Errorf("%s: %v", what, err)
+	case reason != "" && (err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), policy)):
+		t.Errorf("%s: %v; want a refusal with %q", what, err, reason)
+	case reason != "":
+		t.Logf("refused: %s: %s", what, reason)
+	default:
+		t.Logf("accepted: %s", what)
 	}
 }
 
@@ -142,16 +149,7 @@ func TestAStolenTokenOfTheWatcher(t *testing.T) {
 		} else {
 			_, err = thief.Patch(t.Context(), c.job, types.MergePatchType, []byte(c.patch), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		}
-		switch {
-		case c.refused == "" && err != nil:
-			t.Errorf("%s: %v", c.name, err)
-		case c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused) || !strings.Contains(err.Error(), "jobrelay-watcher")):
-			t.Errorf("%s: %v; want a refusal with %q", c.name, err, c.refused)
-		case c.refused != "":
-			t.Logf("refused: %s: %s", c.name, c.refused)
-		default:
-			t.Logf("accepted: %s", c.name)
-		}
+		refused(t, c.name, err, "jobrelay-watcher", c.refused)
 	}
 }
 

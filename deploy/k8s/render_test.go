@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
+	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
 )
 
@@ -198,6 +199,59 @@ func TestEveryDeployment(t *testing.T) {
 				}), "a disruption budget of one")
 			}
 		})
+	}
+}
+
+// TestNATSLogin: in production each role has its own Secret with its nkey and no other's,
+// and makes no stream; KEDA asks about the account that these keys are in.
+func TestNATSLogin(t *testing.T) {
+	production := render(t, "overlays/production")
+	shared := of[corev1.ConfigMap](t, production, "ConfigMap")
+	if !slices.ContainsFunc(shared, func(m corev1.ConfigMap) bool { return m.Data["JOBRELAY_TOPOLOGY"] == string(broker.Verify) }) {
+		t.Error("a service may make streams")
+	}
+	deployments := ours(t, production)
+	for _, role := range roles {
+		if !slices.ContainsFunc(broker.Roles(), func(r broker.Role) bool { return r.Name == role }) {
+			t.Errorf("NATS knows no %s", role)
+		}
+		pod := deployments[role].Spec.Template.Spec
+		dir := ""
+		for _, v := range pod.Volumes {
+			if v.Secret == nil || !strings.HasPrefix(v.Secret.SecretName, "jobrelay-nats-") {
+				continue
+			}
+			if v.Secret.SecretName != "jobrelay-nats-"+role || *v.Secret.DefaultMode != 0o440 {
+				t.Errorf("%s has %v", role, v.Secret)
+			}
+			for _, m := range pod.Containers[0].VolumeMounts {
+				if m.Name == v.Name && m.ReadOnly {
+					dir = m.MountPath
+				}
+			}
+		}
+		for name, file := range map[string]string{"JOBRELAY_NATS_NKEY": "nkey", "JOBRELAY_NATS_CA": "ca.pem"} {
+			if !slices.Contains(pod.Containers[0].Env, corev1.EnvVar{Name: name, Value: dir + "/" + file}) {
+				t.Errorf("%s: %s is not %s in %q: %v", role, name, file, dir, pod.Containers[0].Env)
+			}
+		}
+	}
+	asked := 0
+	for _, o := range (root{component: "components/autoscaling-keda", namespace: "jobrelay"}).render(t) {
+		triggers, _, _ := unstructured.NestedSlice(o.Object, "spec", "triggers")
+		for _, trigger := range triggers {
+			metadata, _, _ := unstructured.NestedStringMap(trigger.(map[string]any), "metadata")
+			if metadata["stream"] == "" {
+				continue
+			}
+			asked++
+			if metadata["account"] != broker.AccountName {
+				t.Errorf("KEDA asks about account %q", metadata["account"])
+			}
+		}
+	}
+	if asked != 2 {
+		t.Errorf("KEDA asks about %d consumers", asked)
 	}
 }
 

@@ -1,7 +1,6 @@
 package nats_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/event"
 )
@@ -83,7 +83,7 @@ func (s *secured) seed(name string) string { return filepath.Join(s.keys, name+"
 // the server must not have refused it anything.
 func (s *secured) open(role string) *broker.Broker {
 	s.t.Helper()
-	said := &lockedBuffer{}
+	said := &await.Text{}
 	var b *broker.Broker
 	var err error
 	login := broker.Login{NKey: s.seed(role), API: s.api}
@@ -167,23 +167,6 @@ func (th *thief) taken(refusal string, try func() error) bool {
 	}
 	said := th.conn.LastError() // set before the answer to the flush is read
 	return said == nil || !strings.Contains(strings.ToLower(said.Error()), strings.ToLower(refusal))
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func newEvent(t *testing.T, id string, data proto.Message) event.Event {

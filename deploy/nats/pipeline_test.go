@@ -64,7 +64,7 @@ func services(t *testing.T, s *secured, accounts string) {
 
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
 	mustDo(t, "policy", os.WriteFile(policy, []byte("default: {maxActive: 1}\n"), 0o600))
-	said := &lockedBuffer{}
+	said := &await.Text{}
 	log := zerolog.New(said)
 	var in ingest.Config
 	var la launcher.Config

@@ -46,7 +46,7 @@ const (
 // Config says where NATS is and what may be done to it. Its tags make it flags
 // of every service.
 type Config struct {
-	URL      string `name:"nats-url" default:"nats://127.0.0.1:4222" help:"Address of NATS, several with commas."`
+	URL      string `name:"nats-url" default:"${nats_url=nats://127.0.0.1:4222}" help:"Address of NATS, several with commas."`
 	Login    `embed:""`
 	Topology Mode `name:"topology" enum:"create,verify" default:"create" help:"Streams and consumers: create makes or updates them at start, verify only checks them."`
 	Replicas int  `name:"nats-replicas" default:"1" help:"Replicas of the streams that are made: 1, 3 or 5."`

@@ -58,29 +58,6 @@ type ConsumerState struct {
 	Paused                    bool
 }
 
-// probes are the subjects that each role publishes to, one of each kind. What is
-// sent there is refused by its stream: it expects a last sequence that no stream
-// has.
-var probes = map[string][]string{
-	"ingest":   {"requests.doctor", "rejections.doctor", "events._.doctor.rejected"},
-	"launcher": {"events._.doctor.started", "events._.doctor.exception", "schedules.launch.doctor", "ledger.active.doctor"},
-	"watcher": {
-		"events._.doctor.started", "events._.doctor.pod-started", "events._.doctor.completed", "events._.doctor.failed",
-		"events._.doctor.exception",
-	},
-	"notifier": {
-		"ledger.callback.doctor", "ledger.replay.doctor.doctor", "schedules.callback.doctor", "deadletters.callback._.doctor.0",
-	},
-}
-
-// streamsOf are the streams that each role asks about.
-var streamsOf = map[string][]string{
-	"ingest":   {StreamRequests, StreamRejections, StreamEvents},
-	"launcher": {StreamRequests, StreamEvents, StreamWakeups, StreamControls, StreamLedger},
-	"watcher":  {StreamRequests, StreamEvents, StreamCommands},
-	"notifier": {StreamEvents, StreamRequests, StreamRejections, StreamLedger, StreamWakeups, StreamDeadLetters},
-}
-
 // impossible is a sequence that no stream comes to.
 const impossible = 1<<53 - 1
 
@@ -102,11 +79,18 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 	b.conn.SetErrorHandler(d.heard)
 
 	// A login that may not ask this can do its work all the same.
-	if _, err := denied(ctx, d, "$JS.API.INFO", b.js.AccountInfo); err != nil && !errors.Is(err, errDenied) {
+	api := strings.TrimSuffix(b.js.Options().APIPrefix, ".")
+	if _, err := denied(ctx, d, api+".INFO", b.js.AccountInfo); err != nil && !errors.Is(err, errDenied) {
 		in.JetStream = err
 		return in, ctx.Err()
 	}
 
+	var tried []Role
+	for _, name := range roles {
+		if r, ok := roleNamed(name); ok {
+			tried = append(tried, r)
+		}
+	}
 	var mu sync.Mutex
 	problem := func(format string, args ...any) {
 		mu.Lock()
@@ -123,16 +107,17 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 	questions.SetLimit(inspectAtOnce)
 	for _, want := range Topology(1) {
 		questions.Go(func() error {
+			subject := api + ".STREAM.INFO." + want.Name
 			asked := now()
-			s, err := denied(ctx, d, "$JS.API.STREAM.INFO."+want.Name, func(ctx context.Context) (jetstream.Stream, error) { return b.js.Stream(ctx, want.Name) })
+			s, err := denied(ctx, d, subject, func(ctx context.Context) (jetstream.Stream, error) { return b.js.Stream(ctx, want.Name) })
 			answered := now()
 			switch {
 			case errors.Is(err, jetstream.ErrStreamNotFound):
 				problem("stream %s does not exist", want.Name)
 				return nil
 			case errors.Is(err, errDenied):
-				if slices.ContainsFunc(roles, func(role string) bool { return slices.Contains(streamsOf[role], want.Name) }) {
-					refused("$JS.API.STREAM.INFO." + want.Name)
+				if slices.ContainsFunc(tried, func(r Role) bool { return slices.Contains(r.streams(), want.Name) }) {
+					refused(subject)
 				}
 				return nil // another role's
 			case err != nil:
@@ -158,7 +143,8 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 	for _, want := range Consumers() {
 		questions.Go(func() error {
 			name := want.Stream + "/" + want.Name
-			c, err := denied(ctx, d, "$JS.API.CONSUMER.INFO."+want.Stream+"."+want.Name, func(ctx context.Context) (jetstream.Consumer, error) {
+			subject := api + ".CONSUMER.INFO." + want.Stream + "." + want.Name
+			c, err := denied(ctx, d, subject, func(ctx context.Context) (jetstream.Consumer, error) {
 				return b.js.Consumer(ctx, want.Stream, want.Name)
 			})
 			switch {
@@ -166,8 +152,8 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				problem("consumer %s does not exist", name)
 				return nil
 			case errors.Is(err, errDenied):
-				if slices.Contains(roles, want.Name) {
-					refused("$JS.API.CONSUMER.INFO." + want.Stream + "." + want.Name)
+				if slices.ContainsFunc(tried, func(r Role) bool { return r.consumes(want) }) {
+					refused(subject)
 				}
 				return nil // another role's
 			case err != nil:
@@ -185,8 +171,8 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 			return nil
 		})
 	}
-	for _, role := range roles {
-		for _, subject := range probes[role] {
+	for _, role := range tried {
+		for _, subject := range role.probes() {
 			questions.Go(func() error {
 				if _, err := denied(ctx, d, subject, func(ctx context.Context) (struct{}, error) { return struct{}{}, b.probe(ctx, subject) }); errors.Is(err, errDenied) {
 					refused(subject)

@@ -19,8 +19,8 @@ const (
 )
 
 // Role is a kind of process or person on NATS, and all that it may do there.
-// deploy/nats/jobrelay.conf is made of these, and a process with topology verify
-// looks at the streams and consumers of its role alone.
+// deploy/nats/jobrelay.conf is made of these, a process with topology verify looks at
+// the streams and consumers of its role alone, and Inspect tries a login on them.
 type Role struct {
 	Name     string
 	What     string     // one line for the configuration's reader
@@ -100,7 +100,7 @@ var operates = []string{
 // Publish is every subject that the role may publish to, and so every request that
 // it may make of JetStream.
 func (r Role) Publish() []string {
-	out := slices.Concat(r.Writes, []string{"status." + r.Name + ".*"})
+	out := r.writes()
 	for _, s := range r.streams() {
 		out = append(out, "$JS.API.STREAM.INFO."+s)
 	}
@@ -114,6 +114,26 @@ func (r Role) Publish() []string {
 		out = append(out, operates...)
 	}
 	return out
+}
+
+// writes is Writes and the status that each role writes.
+func (r Role) writes() []string {
+	return slices.Concat(r.Writes, []string{"status." + r.Name + ".*"})
+}
+
+// probes are a subject of each kind that the role publishes to. What is sent there
+// must be refused by its stream.
+func (r Role) probes() []string {
+	out := r.writes()
+	for i, pattern := range out {
+		out[i] = strings.NewReplacer("*", "doctor", ">", "doctor").Replace(pattern)
+	}
+	return out
+}
+
+// consumes reports whether the role pulls from the durable.
+func (r Role) consumes(c Consumer) bool {
+	return slices.ContainsFunc(r.Consumes, func(own Consumer) bool { return own.Stream == c.Stream && own.Name == c.Name })
 }
 
 // Subscribe is every subject that the role may subscribe to: its own inboxes.

@@ -16,17 +16,19 @@ type topologyFlags struct {
 // defaultNATS is where NATS is when nothing tells it.
 const defaultNATS = "nats://127.0.0.1:4222"
 
-// AfterApply finds the address where no flag and no variable of ours has it; kong
-// calls it.
-func (t *topologyFlags) AfterApply() error {
-	if t.URL != "" {
+// AfterApply is kong's.
+func (t *topologyFlags) AfterApply() error { return findNATS(&t.URL) }
+
+// findNATS finds the address where no flag and no variable of ours has it.
+func findNATS(url *string) error {
+	if *url != "" {
 		return nil
 	}
-	if t.URL = os.Getenv("NATS_URL"); t.URL != "" {
+	if *url = os.Getenv("NATS_URL"); *url != "" {
 		return nil
 	}
 	if name := broker.ChosenContext(); name != "" {
-		t.URL = broker.ContextScheme + name
+		*url = broker.ContextScheme + name
 		return nil
 	}
 	dir := os.Getenv("JOBRELAY_STATE_DIR")
@@ -34,8 +36,8 @@ func (t *topologyFlags) AfterApply() error {
 		dir = ".jobrelay"
 	}
 	d, err := readDescription(dir)
-	if t.URL = d.NATS.URL; t.URL == "" {
-		t.URL = defaultNATS
+	if *url = d.NATS.URL; *url == "" {
+		*url = defaultNATS
 	}
 	if errors.Is(err, errNoStack) {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -16,7 +17,7 @@ import (
 	"github.com/jobrelay/jobrelay/services/watcher"
 )
 
-var update = flag.Bool("update", false, "write docs/configuration.md anew")
+var update = flag.Bool("update", false, "write the generated pages of docs anew")
 
 // TestConfigurationPage compares docs/configuration.md with the flags.
 func TestConfigurationPage(t *testing.T) {
@@ -49,17 +50,24 @@ The AWS SDK's own variables (` + "`AWS_REGION`, `AWS_ENDPOINT_URL_SQS`" + `, cre
 	if err := process.WriteFlags(&page, &process.Log{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	const file = "../../docs/configuration.md"
+	generated(t, "docs/configuration.md", page.Bytes())
+}
+
+// generated fails where a file, named from the repository's root, is not what its
+// source gives now; with -update it writes it.
+func generated(t *testing.T, file string, want []byte) {
+	t.Helper()
+	path := filepath.Join("../..", file)
 	if *update {
-		if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(file)
+	have, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(have), page.String()); diff != "" {
-		t.Errorf("docs/configuration.md is stale, run `make generate`:\n%s", diff)
+	if diff := cmp.Diff(string(have), string(want)); diff != "" {
+		t.Errorf("%s is stale, run `make generate`:\n%s", file, diff)
 	}
 }

@@ -46,6 +46,9 @@ type doctorCommand struct {
 	now func() time.Time // tests set it; default time.Now
 }
 
+// AfterApply is kong's.
+func (d *doctorCommand) AfterApply() error { return findNATS(&d.Broker.URL) }
+
 // Validate is kong's.
 func (d *doctorCommand) Validate() error { return d.Broker.Validate() }
 

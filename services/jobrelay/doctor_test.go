@@ -2,11 +2,15 @@ package jobrelay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +34,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	wait "github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/kubed/kubedtest"
+	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/watcher"
@@ -91,7 +96,7 @@ func (w *ward) nats(o natsserver.Options, change ...func(context.Context, jetstr
 	if o.Users != nil {
 		url = strings.Replace(url, "nats://", "nats://admin:admin@", 1)
 	}
-	b, err := broker.OpenAdmin(w.t.Context(), url, zerolog.Nop())
+	b, err := broker.OpenAdmin(w.t.Context(), broker.Access{URL: url}, zerolog.Nop())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -376,7 +381,7 @@ func TestDoctor(t *testing.T) {
 			d := healthy(t)
 			c.fault(t, d)
 			var out bytes.Buffer
-			err := d.Run(t.Context(), &console{out: &out, json: true})
+			err := d.Run(t.Context(), &console{out: &out, machine: encodings["json"]})
 			if errors.Is(err, errFindings) != (c.state == stateWrong) {
 				t.Errorf("it ends with %v", err)
 			}
@@ -408,6 +413,88 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestDoctorLogsInAsARole: with a role's nkey, over TLS, the doctor of that role finds
+// nothing denied, whether the roles share an account or have one each; with another
+// role's key it finds what is.
+func TestDoctorLogsInAsARole(t *testing.T) {
+	for name, c := range map[string]struct {
+		account func(func(role string) string) string
+		api     string
+	}{"one account": {broker.Account, ""}, "apart": {broker.Apart, broker.TapAPI}} {
+		t.Run(name, func(t *testing.T) {
+			w := &ward{t: t, dir: t.TempDir()}
+			certificate, private := w.certificate()
+			conf := fmt.Sprintf("accounts {\n%s}\ntls { cert_file: %q, key_file: %q }\n", c.account(w.nkey), certificate, private)
+			n, err := natsd.Start(t.Context(), natsd.Config{Dir: t.TempDir(), File: w.write("server.conf", conf)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(n.Stop)
+			login := func(role string) broker.Login {
+				return broker.Login{NKey: filepath.Join(w.dir, role+".nk"), CA: certificate, API: c.api}
+			}
+			operator, err := broker.OpenAdmin(t.Context(), broker.Access{URL: n.URL(), Login: login(broker.RoleOperator)}, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer operator.Close()
+			if _, err := broker.ApplyTopology(t.Context(), operator.JetStream(), 1); err != nil {
+				t.Fatal(err)
+			}
+			denied := func(role, key string) (out []string) {
+				d := &doctorCommand{Role: role, now: time.Now}
+				d.Broker.URL, d.Broker.Replicas, d.Broker.Login = n.URL(), 1, login(key)
+				for _, f := range d.nats(t.Context()) {
+					if f.State == stateWrong {
+						out = append(out, f.Check+": "+f.Found)
+					}
+				}
+				return out
+			}
+			for _, role := range (&doctorCommand{Role: "all"}).roles() {
+				if found := denied(role, role); len(found) > 0 {
+					t.Errorf("%s: %q", role, found)
+				}
+			}
+			api := cmp.Or(c.api, "$JS.API")
+			found := strings.Join(denied(broker.RoleNotifier, broker.RoleIngest), "\n")
+			for _, subject := range []string{"ledger.callback.doctor", "status.notifier.doctor", api + ".STREAM.INFO.LEDGER", api + ".CONSUMER.INFO.EVENTS.notifier"} {
+				if !strings.Contains(found, "nats: permissions: the login may not publish to "+subject) {
+					t.Errorf("%s is not found:\n%s", subject, found)
+				}
+			}
+		})
+	}
+}
+
+// nkey writes the seed of a role's user into the ward's folder; it returns the public
+// key.
+func (w *ward) nkey(role string) string {
+	w.t.Helper()
+	seed, public, err := broker.NewKey()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write(role+".nk", string(seed))
+	return public
+}
+
+// certificate writes a server's certificate, which is its own CA, and its key: those of
+// httptest.
+func (w *ward) certificate() (certificate, private string) {
+	w.t.Helper()
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	encoded := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return w.write("cert.pem", encoded("CERTIFICATE", s.Certificate().Raw)), w.write("key.pem", encoded("PRIVATE KEY", key))
+}
+
 // TestDoctorLeavesNothing: what it tries is stored nowhere.
 func TestDoctorLeavesNothing(t *testing.T) {
 	w := newWard(t)
@@ -415,7 +502,7 @@ func TestDoctorLeavesNothing(t *testing.T) {
 	d := &doctorCommand{Role: "all", Installation: "test", QueueURLs: []string{w.queue("q", nil)}, Kubeconfig: w.account("admin", nil), LaunchNamespace: w.namespace}
 	d.Broker.URL, d.Broker.Replicas, d.Policy.Default = url, 1, "allow"
 	d.examine(t.Context())
-	b, err := broker.OpenAdmin(t.Context(), url, zerolog.Nop())
+	b, err := broker.OpenAdmin(t.Context(), broker.Access{URL: url}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,8 +105,9 @@ func Main() int {
 	return code
 }
 
-// vars are the defaults that the flags' tags name.
-func vars() map[string]string { return map[string]string{"loopback": webhook.Loopback} }
+// vars are the defaults that the flags' tags name. The doctor's address of NATS has
+// none: it is found as every command finds it.
+func vars() map[string]string { return map[string]string{"loopback": webhook.Loopback, "nats_url": ""} }
 
 // exitUsage is the exit code of arguments that cannot be used, as process.Main
 // has it for flags.

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/rs/zerolog"
@@ -196,19 +195,7 @@ take the ` + "`max`" + `, not the sum. ` + "[deploy/monitoring](../deploy/monito
 		}
 		fmt.Fprintf(&page, "| %s | %s |\n", label, labelBounds[key].note)
 	}
-	const file = "../../docs/metrics.md"
-	if *update {
-		if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	have, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(have), page.String()); diff != "" {
-		t.Errorf("docs/metrics.md is stale, run `make generate`:\n%s", diff)
-	}
+	generated(t, "docs/metrics.md", page.Bytes())
 }
 
 // registries are those of the four services, each at work beside a real NATS and a

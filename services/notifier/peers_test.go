@@ -147,7 +147,7 @@ func TestAReceiverWithACAAndAToken(t *testing.T) {
 		}
 		f.write(bad.file, bad.text)
 		await.That(t, bad.says, func() bool {
-			return r.shows(wrong+"1") && strings.Contains(r.page("/readyz"), bad.says) && strings.Contains(r.log(), bad.says)
+			return r.shows(wrong+"1") && strings.Contains(r.page("/readyz"), bad.says) && strings.Contains(r.said.String(), bad.says)
 		})
 		if err := process.AwaitReady(t.Context(), r.address); err != nil {
 			t.Errorf("it is not ready any more: %v", err)
@@ -163,7 +163,7 @@ func TestAReceiverWithACAAndAToken(t *testing.T) {
 	f.write("files/ca.pem", newCA(t))
 	await.That(t, "the receiver is refused", func() bool { return ends() != "" })
 
-	said := map[string]string{"log": r.log(), "metrics": r.page("/metrics"), "readyz": r.page("/readyz"), "NATS": b.everything()}
+	said := map[string]string{"log": r.said.String(), "metrics": r.page("/metrics"), "readyz": r.page("/readyz"), "NATS": b.everything()}
 	for where, text := range said {
 		for _, secret := range []string{"secret-token", "secret-of-a-mistake"} {
 			if strings.Contains(text, secret) {

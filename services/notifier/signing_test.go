@@ -1,7 +1,6 @@
 package notifier
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -71,20 +70,7 @@ func (f folder) flags() []string {
 type running struct {
 	t       *testing.T
 	address string
-	mu      sync.Mutex
-	said    bytes.Buffer
-}
-
-func (r *running) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.said.Write(p)
-}
-
-func (r *running) log() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.said.String()
+	said    await.Text
 }
 
 // page is what it answers.
@@ -121,7 +107,7 @@ func (b *bench) run(flags ...string) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, cfg, zerolog.New(r)) }()
+	go func() { ended <- Run(ctx, cfg, zerolog.New(&r.said)) }()
 	b.t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
@@ -347,7 +333,7 @@ func TestABadChangeLeavesTheKeysAsTheyWere(t *testing.T) {
 		}
 		for _, change := range bad {
 			await.That(t, change.says, func() bool {
-				return r.shows(wrong+"1") && strings.Contains(r.page("/readyz"), change.says) && strings.Contains(r.log(), change.says)
+				return r.shows(wrong+"1") && strings.Contains(r.page("/readyz"), change.says) && strings.Contains(r.said.String(), change.says)
 			})
 		}
 		if !strings.Contains(r.page("/readyz"), "stays in force") {
@@ -372,7 +358,7 @@ func TestABadChangeLeavesTheKeysAsTheyWere(t *testing.T) {
 		return fits(t, key("better"), calls[len(calls)-1])
 	})
 
-	said := map[string]string{"log": r.log(), "metrics": r.page("/metrics"), "readyz": r.page("/readyz"), "NATS": b.everything()}
+	said := map[string]string{"log": r.said.String(), "metrics": r.page("/metrics"), "readyz": r.page("/readyz"), "NATS": b.everything()}
 	for _, want := range []string{`"n"`, event.Key("job 0")} {
 		if !strings.Contains(said["NATS"], want) {
 			t.Errorf("%s is not among what NATS holds", want)

@@ -2,6 +2,8 @@
 package await
 
 import (
+	"bytes"
+	"sync"
 	"testing"
 	"time"
 )
@@ -25,4 +27,25 @@ func That(tb testing.TB, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// Text is what others write, from any goroutine, while a test waits for it. Nothing
+// bounds it.
+type Text struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write takes all of p.
+func (x *Text) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.buf.Write(p)
+}
+
+// String is all that was written.
+func (x *Text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.buf.String()
 }

@@ -89,7 +89,7 @@ func run(out io.Writer, asJSON bool, packages []string) error {
 // standard library.
 func linked(packages []string) ([]module, error) {
 	if len(packages) == 0 {
-		return nil, errors.New("name packages, such as ./services/...")
+		return nil, errors.New("no packages: name some, ./services/... for example")
 	}
 	list := exec.Command("go", append([]string{"list", "-deps", "-json=Module"}, packages...)...) //nolint:gosec,noctx // its own arguments
 	list.Stderr = os.Stderr
