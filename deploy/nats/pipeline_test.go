@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,20 +41,14 @@ func TestThePipelineRunsWithThesePermissions(t *testing.T) {
 }
 
 func services(t *testing.T, s *secured, accounts string) {
-	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleOperator, "tap-billing", "tap-tenant"} {
-		t.Setenv(broker.KeyVariable(name), s.newKey(name))
-	}
-	// server.conf as it is, or with the other file in the place of jobrelay.conf.
-	conf := filepath.Join(t.TempDir(), "server.conf")
-	text := strings.ReplaceAll(string(must[[]byte](t, "server.conf")(os.ReadFile("server.conf"))), "include jobrelay.conf", "include "+accounts)
-	mustDo(t, "server.conf", os.WriteFile(conf, []byte(text), 0o600))
-	for _, file := range []string{accounts, "tap.conf", "tenant.conf"} {
-		mustDo(t, file, os.WriteFile(filepath.Join(filepath.Dir(conf), file), must[[]byte](t, file)(os.ReadFile(file)), 0o600))
-	}
-	s.nats = s.run(conf)
+	s.nats = s.run(s.configuration("server.conf", accounts))
 	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
-	operator := s.open(broker.RoleOperator)
+	allServices(t, s, nil)
+}
 
+// allServices runs them; meanwhile, where it is given, begins when they are all there.
+func allServices(t *testing.T, s *secured, meanwhile func()) {
+	operator := s.open(broker.RoleOperator)
 	shared := kubedtest.Shared(t)
 	namespace := shared.Namespace(t)
 	sqs := must[*sqsd.Server](t, "SQS")(sqsd.Start(sqsd.Config{}))
@@ -71,7 +66,7 @@ func services(t *testing.T, s *secured, accounts string) {
 	var wa watcher.Config
 	var no notifier.Config
 	flags := func(role string, more ...string) []string {
-		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--nats-api-prefix="+s.api, "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
+		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--nats-api-prefix="+s.api, "--nats-ca="+s.ca, "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
 	}
 	mustDo(t, "flags", errors.Join(
 		process.Parse(&in, nil, flags(broker.RoleIngest, "--sqs-queue-url="+url)...),
@@ -97,6 +92,11 @@ func services(t *testing.T, s *secured, accounts string) {
 		}
 	})
 
+	if meanwhile != nil {
+		var faults sync.WaitGroup
+		faults.Go(meanwhile)
+		defer faults.Wait()
+	}
 	mustDo(t, "pause", operator.SetPause(t.Context(), broker.Pause{Service: "paused", Paused: true, At: time.Now()}))
 	queue := must[*sqsqueue.Queue](t, "queue")(sqsqueue.Open(t.Context(), sqsqueue.Config{QueueURL: url, Endpoint: sqs.URL(), Region: "us-east-1"}))
 	bodies := [][]byte{[]byte(`{"id":"refused","service":"s","webhook":{"url":"` + hooks.URL() + `/refused"}}`)}
