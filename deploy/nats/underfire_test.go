@@ -22,10 +22,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
@@ -54,7 +56,7 @@ const (
 // watchers are their calls of the broker, and each watcher appends whatever the other
 // does. A tap in an account of its own pulls, a tenant's mirror is fed.
 func TestClusterUnderFire(t *testing.T) {
-	t.Run("in one account", func(t *testing.T) { underFire(t, "jobrelay.conf", 2) })
+	t.Run("in one account", func(t *testing.T) { underFire(t, "jobrelay.conf", 1) })
 	t.Run("apart", func(t *testing.T) { underFire(t, "apart.conf", 1) })
 }
 
@@ -70,7 +72,6 @@ type fire struct {
 	writing   chan struct{} // logs that are written at once
 	mirror    jetstream.Stream
 	conflicts atomic.Int64
-	unknown   atomic.Int64 // calls of the broker that failed and were made again
 
 	mu      sync.Mutex
 	random  *rand.Rand
@@ -80,6 +81,7 @@ type fire struct {
 	failed  int               // attempts that got a 503
 	seen    map[string]int    // how often the tap saw an event, by subject
 	watched map[string]bool   // by key
+	unknown map[string]int    // calls of the broker that failed and were made again, by error
 }
 
 // heard is what a receiver heard of one job.
@@ -97,7 +99,7 @@ func underFire(t *testing.T, accounts string, rounds int) {
 	s, c := startCluster(t, accounts)
 	f := &fire{
 		secured: s, cluster: c, operator: s.open(broker.RoleOperator), random: rand.New(rand.NewPCG(seed, 0)),
-		ids: map[string]string{}, heard: map[string]*heard{}, seen: map[string]int{}, watched: map[string]bool{}, writing: make(chan struct{}, writers),
+		ids: map[string]string{}, heard: map[string]*heard{}, seen: map[string]int{}, watched: map[string]bool{}, unknown: map[string]int{}, writing: make(chan struct{}, writers),
 	}
 	f.hooks = must[*hookd.Server](t, "webhooks")(hookd.Start(hookd.Config{Answer: f.answer, Keep: 1}))
 	t.Cleanup(func() { _ = f.hooks.Stop(context.Background()) })
@@ -166,7 +168,8 @@ func underFire(t *testing.T, accounts string, rounds int) {
 		fmt.Sprintf("seed\t%d", seed),
 		fmt.Sprintf("SIGKILL\t%d of %d nodes, one at a time, each away for %s and until it had caught up", kills, nodes, awayFor),
 		fmt.Sprintf("jobs\t%d, %d events", len(f.ids), len(events())*len(f.ids)),
-		fmt.Sprintf("appends\t%d conflicts, %d calls without an outcome, made again", f.conflicts.Load(), f.unknown.Load()),
+		fmt.Sprintf("appends\t%d conflicts", f.conflicts.Load()),
+		fmt.Sprintf("made again\t%v", f.unknown),
 		fmt.Sprintf("callbacks\t%d attempts, %d failed, %d repeats with the same bytes", attempts, f.failed, repeats),
 		fmt.Sprintf("tap\t%d events, %d of them again", len(f.seen), again),
 		fmt.Sprintf("took\t%.0f s to start and to refuse, %.0f s of fire, %.0f s until all was done", burning.Sub(begin).Seconds(), burnt.Sub(burning).Seconds(), end.Sub(burnt).Seconds()),
@@ -317,7 +320,7 @@ func (f *fire) launcher(ctx context.Context, running *errgroup.Group) {
 			return nil // a watcher was faster
 		}
 		if err != nil {
-			f.unknown.Add(1)
+			f.again(err)
 		}
 		return err
 	}
@@ -336,7 +339,7 @@ func (f *fire) launcher(ctx context.Context, running *errgroup.Group) {
 	running.Go(func() error {
 		return b.Consume(ctx, broker.LauncherWakeups, broker.ConsumeOptions{}, func(ctx context.Context, m broker.Message) error {
 			if _, err := b.Request(ctx, string(m.Data)); err != nil {
-				f.unknown.Add(1)
+				f.again(err)
 				return err
 			}
 			return launch(ctx, string(m.Data))
@@ -378,9 +381,19 @@ func (f *fire) watch(ctx context.Context, b *broker.Broker, key string) {
 		case errors.Is(err, broker.ErrConflict):
 			f.conflicts.Add(1)
 		case err != nil:
-			f.unknown.Add(1)
+			f.again(err)
 		}
 	}
+}
+
+// again counts a call of the broker that is made again.
+func (f *fire) again(err error) {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner // without the subject
+	}
+	f.mu.Lock()
+	f.unknown[err.Error()]++
+	f.mu.Unlock()
 }
 
 // events of every job; their ordinals are their callbacks' statuses.
@@ -546,4 +559,28 @@ func TestClusterRunsThePipeline(t *testing.T) {
 		}
 	})
 	must[map[string][3]uint64](t, "the nodes")(c.agree())
+}
+
+// TestClusterLacksAServer: streams with three replicas are not made while a server is
+// away, and who makes them waits for it.
+func TestClusterLacksAServer(t *testing.T) {
+	s, c := newCluster(t, "jobrelay.conf")
+	away := c.nodes[nodes-1]
+	mustDo(t, "kill", away.Kill())
+	opened := make(chan error, 1)
+	said := &lockedBuffer{}
+	go func() {
+		b, err := broker.Open(t.Context(), broker.Config{
+			URL: s.nats.URL(), Login: broker.Login{NKey: s.seed(broker.RoleOperator), CA: s.ca}, Role: broker.RoleOperator, Topology: broker.Create, Replicas: nodes,
+		}, zerolog.New(said))
+		if err == nil {
+			b.Close()
+		}
+		opened <- err
+	}()
+	if !eventually(15*time.Second, func() bool { return strings.Contains(said.String(), "no suitable peers for placement") }) {
+		t.Errorf("it does not say what it waits for: %s", said)
+	}
+	mustDo(t, "start", away.Start())
+	mustDo(t, "open", <-opened)
 }

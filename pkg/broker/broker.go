@@ -40,6 +40,7 @@ const (
 	maxPending     = 4096             // publishes without a PubAck yet
 	minPayload     = 3<<19 + 64<<10   // bytes: the largest accepted form, and headers
 	reconnectWait  = time.Second      // between tries at a server
+	electionMost   = 15 * time.Second // publishes go on while a stream has no leader; an election takes 4 to 10 s
 	waitNotice     = 10 * time.Second // between lines that say what is waited for
 )
 
@@ -333,12 +334,21 @@ func (b *Broker) Close() {
 
 // publish returns the stream sequence after the PubAck, ErrConflict where an
 // expectation was not met, or an error after which it is unknown whether the
-// message was stored.
+// message was stored. Where nobody was there to store it, the stream is choosing a
+// leader, and the message is sent again.
 func (b *Broker) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
 	end := b.cfg.Calls.Begin(telemetry.NATS, streamOf(m.Subject), "publish")
-	sequence, err := b.send(ctx, m, opts...)
-	end(result(err))
-	return sequence, err
+	begin := time.Now()
+	for {
+		again := *m // the client writes its reply subject into it
+		sequence, err := b.send(ctx, &again, opts...)
+		// The client waits half a second itself before it says so.
+		if errors.Is(err, jetstream.ErrNoStreamResponse) && ctx.Err() == nil && time.Since(begin) < electionMost {
+			continue
+		}
+		end(result(err))
+		return sequence, err
+	}
 }
 
 func (b *Broker) send(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
