@@ -45,17 +45,9 @@ const (
 	nodeMost  = time.Minute
 )
 
-// startCluster is newCluster with the streams, of three replicas.
+// startCluster makes the streams with three replicas. accounts is the file with the
+// accounts of the roles, as in secured.configuration.
 func startCluster(t *testing.T, accounts string) (*secured, *cluster) {
-	t.Helper()
-	s, c := newCluster(t, accounts)
-	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), nodes))
-	return s, c
-}
-
-// newCluster waits until the servers have found each other. accounts is the file with
-// the accounts of the roles, as in secured.configuration.
-func newCluster(t *testing.T, accounts string) (*secured, *cluster) {
 	t.Helper()
 	s, c := &secured{t: t, keys: t.TempDir()}, &cluster{t: t}
 	if accounts == "apart.conf" {
@@ -72,6 +64,7 @@ func newCluster(t *testing.T, accounts string) (*secured, *cluster) {
 		c.stop()
 	}
 	s.nats = c
+	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), nodes))
 	return s, c
 }
 

@@ -22,12 +22,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
@@ -559,28 +557,4 @@ func TestClusterRunsThePipeline(t *testing.T) {
 		}
 	})
 	must[map[string][3]uint64](t, "the nodes")(c.agree())
-}
-
-// TestClusterLacksAServer: streams with three replicas are not made while a server is
-// away, and who makes them waits for it.
-func TestClusterLacksAServer(t *testing.T) {
-	s, c := newCluster(t, "jobrelay.conf")
-	away := c.nodes[nodes-1]
-	mustDo(t, "kill", away.Kill())
-	opened := make(chan error, 1)
-	said := &lockedBuffer{}
-	go func() {
-		b, err := broker.Open(t.Context(), broker.Config{
-			URL: s.nats.URL(), Login: broker.Login{NKey: s.seed(broker.RoleOperator), CA: s.ca}, Role: broker.RoleOperator, Topology: broker.Create, Replicas: nodes,
-		}, zerolog.New(said))
-		if err == nil {
-			b.Close()
-		}
-		opened <- err
-	}()
-	if !eventually(15*time.Second, func() bool { return strings.Contains(said.String(), "no suitable peers for placement") }) {
-		t.Errorf("it does not say what it waits for: %s", said)
-	}
-	mustDo(t, "start", away.Start())
-	mustDo(t, "open", <-opened)
 }

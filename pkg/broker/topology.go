@@ -377,20 +377,18 @@ func streamConfig(ctx context.Context, js jetstream.JetStream, name string) (jet
 	return s.CachedInfo().Config, nil
 }
 
-// What the server says about a cluster, with a code that says otherwise.
-const (
-	codeNoPeers    jetstream.ErrorCode = 10005 // too few servers are there now (JSClusterNoPeersErrF, 400)
-	codeNoReplicas jetstream.ErrorCode = 10074 // it is no cluster (JSStreamReplicasNotSupportedErr, 500)
-)
+// codeNoReplicas is the refusal of a single server to have replicas, with the code 500
+// (JSStreamReplicasNotSupportedErr).
+const codeNoReplicas jetstream.ErrorCode = 10074
 
 // streamError makes the server's refusal a *TopologyError: it stays refused.
-// Anything else (no answer, no connection, a server that is away) may pass.
+// Anything else (no answer, no connection) may pass.
 func streamError(name string, err error) error {
 	if err == nil {
 		return nil
 	}
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode != codeNoPeers && (api.Code >= 400 && api.Code < 500 || api.ErrorCode == codeNoReplicas) {
+	if errors.As(err, &api) && (api.Code >= 400 && api.Code < 500 || api.ErrorCode == codeNoReplicas) {
 		return &TopologyError{[]string{name + ": " + api.Description}}
 	}
 	return fmt.Errorf("stream %s: %w", name, err)
