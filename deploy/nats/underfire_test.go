@@ -386,11 +386,10 @@ func (f *fire) watch(ctx context.Context, b *broker.Broker, key string) {
 
 // again counts a call of the broker that is made again.
 func (f *fire) again(err error) {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner // without the subject
-	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	text = text[strings.LastIndex(text, ": ")+1:] // without the subject
 	f.mu.Lock()
-	f.unknown[err.Error()]++
+	f.unknown[strings.TrimSpace(text)]++
 	f.mu.Unlock()
 }
 

@@ -40,7 +40,8 @@ const (
 	maxPending     = 4096             // publishes without a PubAck yet
 	minPayload     = 3<<19 + 64<<10   // bytes: the largest accepted form, and headers
 	reconnectWait  = time.Second      // between tries at a server
-	electionMost   = 15 * time.Second // publishes go on while a stream has no leader; an election takes 4 to 10 s
+	electionMost   = 15 * time.Second // calls go on while a stream has no leader; an election takes 4 to 10 s
+	askAgain       = 250 * time.Millisecond
 	waitNotice     = 10 * time.Second // between lines that say what is waited for
 )
 
@@ -386,10 +387,29 @@ func isConflict(err error) bool {
 // last is the last message on a subject, which may hold wildcards.
 func (b *Broker) last(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
 	end := b.cfg.Calls.Begin(telemetry.NATS, stream, "get")
-	m, err := b.streams[stream].GetLastMsgForSubject(ctx, subject)
-	err = getError(subject, err)
+	var m *jetstream.RawStreamMsg
+	err := asked(ctx, func() (err error) {
+		m, err = b.streams[stream].GetLastMsgForSubject(ctx, subject)
+		return getError(subject, err)
+	})
 	end(result(err))
 	return m, err
+}
+
+// asked repeats a reading that no replica of the stream was there to answer, as
+// publish does.
+func asked(ctx context.Context, read func() error) error {
+	for begin := time.Now(); ; {
+		err := read()
+		if !errors.Is(err, nats.ErrNoResponders) || time.Since(begin) > electionMost {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
 }
 
 // result is what a call's error is counted as.

@@ -87,6 +87,29 @@ func TestAPublishWaitsForALeader(t *testing.T) {
 	}
 }
 
+// TestAReadingWaitsForALeader: that nobody is there to answer is no answer.
+func TestAReadingWaitsForALeader(t *testing.T) {
+	b := open(t, server(t))
+	js := b.JetStream()
+	config := broker.Topology(1)[0]
+	if err := js.DeleteStream(t.Context(), config.Name); err != nil {
+		t.Fatal(err)
+	}
+	sent := js.Conn().Stats().OutMsgs
+	read := make(chan error, 1)
+	go func() {
+		_, err := b.Request(t.Context(), event.Key("id"))
+		read <- err
+	}()
+	await.That(t, "it has asked twice", func() bool { return js.Conn().Stats().OutMsgs > sent+1 })
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; !errors.Is(err, broker.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
 // TestReplicasNeedACluster: it says so at once, and does not wait for one.
 func TestReplicasNeedACluster(t *testing.T) {
 	_, err := broker.Open(t.Context(), broker.Config{URL: server(t).URL(), Role: "test", Topology: broker.Create, Replicas: 3}, zerolog.Nop())
