@@ -24,9 +24,10 @@ import (
 // role, and an account for each tap.
 type secured struct {
 	t    *testing.T
-	nats *natsd.Server
+	nats interface{ URL() string }
 	keys string // folder of the seeds, <user>.nk
 	api  string // prefix of JetStream's API in the accounts of the roles; empty: they share one
+	ca   string // file with the CA of the server's certificate; empty: it has none
 }
 
 // startApart is start with an account for each role.
@@ -52,6 +53,21 @@ func (s *secured) start(account func(func(string) string) string, taps []broker.
 	s.nats = s.run(file)
 	must[[]broker.Change](s.t, "topology")(broker.ApplyTopology(s.t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
 	return s
+}
+
+// configuration is one of this folder's files for a server with all that it includes,
+// where accounts is in the place of jobrelay.conf. Every user of it has a key.
+func (s *secured) configuration(server, accounts string) (file string) {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleOperator, "tap-billing", "tap-tenant"} {
+		s.t.Setenv(broker.KeyVariable(name), s.newKey(name))
+	}
+	for _, name := range []string{server, accounts, "tap.conf", "tenant.conf"} {
+		text := strings.ReplaceAll(string(must[[]byte](s.t, name)(os.ReadFile(name))), "include jobrelay.conf", "include "+accounts)
+		mustDo(s.t, name, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	return filepath.Join(dir, server)
 }
 
 func (s *secured) run(file string) *natsd.Server {
@@ -86,7 +102,7 @@ func (s *secured) open(role string) *broker.Broker {
 	said := &await.Text{}
 	var b *broker.Broker
 	var err error
-	login := broker.Login{NKey: s.seed(role), API: s.api}
+	login := broker.Login{NKey: s.seed(role), API: s.api, CA: s.ca}
 	if role == broker.RoleOperator {
 		b, err = broker.OpenReader(s.t.Context(), broker.Access{URL: s.nats.URL(), Login: login}, zerolog.New(said), s.streams()...)
 	} else {
@@ -133,7 +149,11 @@ func (s *secured) thief(user, inbox string) *thief {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	th.conn, err = nats.Connect(s.nats.URL(), nkey, nats.CustomInboxPrefix(inbox), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	options := []nats.Option{nkey, nats.CustomInboxPrefix(inbox), nats.MaxReconnects(-1), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}
+	if s.ca != "" {
+		options = append(options, nats.RootCAs(s.ca))
+	}
+	th.conn, err = nats.Connect(s.nats.URL(), options...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

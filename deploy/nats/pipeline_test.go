@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,20 +41,14 @@ func TestThePipelineRunsWithThesePermissions(t *testing.T) {
 }
 
 func services(t *testing.T, s *secured, accounts string) {
-	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleOperator, "tap-billing", "tap-tenant"} {
-		t.Setenv(broker.KeyVariable(name), s.newKey(name))
-	}
-	// server.conf as it is, or with the other file in the place of jobrelay.conf.
-	conf := filepath.Join(t.TempDir(), "server.conf")
-	text := strings.ReplaceAll(string(must[[]byte](t, "server.conf")(os.ReadFile("server.conf"))), "include jobrelay.conf", "include "+accounts)
-	mustDo(t, "server.conf", os.WriteFile(conf, []byte(text), 0o600))
-	for _, file := range []string{accounts, "tap.conf", "tenant.conf"} {
-		mustDo(t, file, os.WriteFile(filepath.Join(filepath.Dir(conf), file), must[[]byte](t, file)(os.ReadFile(file)), 0o600))
-	}
-	s.nats = s.run(conf)
+	s.nats = s.run(s.configuration("server.conf", accounts))
 	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
-	operator := s.open(broker.RoleOperator)
+	allServices(t, s, nil)
+}
 
+// allServices runs them; meanwhile, where it is given, is done to NATS at the same time.
+func allServices(t *testing.T, s *secured, meanwhile func()) {
+	operator := s.open(broker.RoleOperator)
 	shared := kubedtest.Shared(t)
 	namespace := shared.Namespace(t)
 	sqs := must[*sqsd.Server](t, "SQS")(sqsd.Start(sqsd.Config{}))
@@ -71,7 +66,7 @@ func services(t *testing.T, s *secured, accounts string) {
 	var wa watcher.Config
 	var no notifier.Config
 	flags := func(role string, more ...string) []string {
-		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--nats-api-prefix="+s.api, "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
+		return append(more, "--nats-url="+s.nats.URL(), "--nats-nkey="+s.seed(role), "--nats-api-prefix="+s.api, "--nats-ca="+s.ca, "--topology=verify", "--metrics-addr=127.0.0.1:0", "--installation="+namespace, "--instance=one", "--policy-file="+policy)
 	}
 	mustDo(t, "flags", errors.Join(
 		process.Parse(&in, nil, flags(broker.RoleIngest, "--sqs-queue-url="+url)...),
@@ -92,12 +87,21 @@ func services(t *testing.T, s *secured, accounts string) {
 		if err := running.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if lines := regexp.MustCompile(`(?i).*(permissions violation|no acknowledgement in).*`).FindAllString(said.String(), -1); lines != nil {
+		refusal := `(?i).*permissions violation.*`
+		if meanwhile == nil {
+			refusal = `(?i).*(permissions violation|no acknowledgement in).*`
+		}
+		if lines := regexp.MustCompile(refusal).FindAllString(said.String(), -1); lines != nil {
 			t.Errorf("NATS refused a service something:\n%s", strings.Join(lines, "\n"))
 		}
 	})
 
 	mustDo(t, "pause", operator.SetPause(t.Context(), broker.Pause{Service: "paused", Paused: true, At: time.Now()}))
+	if meanwhile != nil {
+		var faults sync.WaitGroup
+		faults.Go(meanwhile)
+		defer faults.Wait()
+	}
 	queue := must[*sqsqueue.Queue](t, "queue")(sqsqueue.Open(t.Context(), sqsqueue.Config{QueueURL: url, Endpoint: sqs.URL(), Region: "us-east-1"}))
 	bodies := [][]byte{[]byte(`{"id":"refused","service":"s","webhook":{"url":"` + hooks.URL() + `/refused"}}`)}
 	for id, service := range map[string]string{"one": "s", "two": "s", "cancelled": "paused"} {
@@ -114,7 +118,9 @@ func services(t *testing.T, s *secured, accounts string) {
 		_, err := operator.Request(t.Context(), event.Key("cancelled"))
 		return err == nil
 	})
-	mustDo(t, "cancel", operator.Cancel(t.Context(), broker.Cancel{ID: "cancelled", At: time.Now()}))
+	await.That(t, "the command is stored", func() bool {
+		return operator.Cancel(t.Context(), broker.Cancel{ID: "cancelled", At: time.Now()}) == nil
+	})
 
 	want := map[string][]int{"/refused": {99}, "/one": {0, 1, 2}, "/two": {0, 1, 2}, "/cancelled": {99}}
 	wait, stop := context.WithTimeout(t.Context(), time.Minute)
@@ -137,5 +143,8 @@ func services(t *testing.T, s *secured, accounts string) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("callbacks %v, not %v", got, want)
 	}
-	must[broker.Tail](t, "log")(operator.Tail(t.Context(), "s", event.Key("one")))
+	await.That(t, "the operator reads a log", func() bool {
+		tail, err := operator.Tail(t.Context(), "s", event.Key("one"))
+		return err == nil && tail.Last.Type == event.TypeJobCompleted
+	})
 }

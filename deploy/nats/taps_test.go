@@ -88,6 +88,10 @@ func TestATapIsRefusedEverythingElse(t *testing.T) {
 	s := start(t, broker.Tap{Name: "billing"}, broker.Tap{Name: "other"})
 	s.tap(broker.Tap{Name: "billing"})
 	s.tap(broker.Tap{Name: "other"})
+	tapRefusals(t, s)
+}
+
+func tapRefusals(t *testing.T, s *secured) {
 	th := s.thief("tap-billing", inbox)
 	every := slices.Clone(nobodysBusiness)
 	for _, r := range broker.Roles() {

@@ -40,6 +40,8 @@ const (
 	maxPending     = 4096             // publishes without a PubAck yet
 	minPayload     = 3<<19 + 64<<10   // bytes: the largest accepted form, and headers
 	reconnectWait  = time.Second      // between tries at a server
+	electionMost   = 15 * time.Second // calls go on while a stream has no leader; an election takes 4 to 10 s
+	askAgain       = 250 * time.Millisecond
 	waitNotice     = 10 * time.Second // between lines that say what is waited for
 )
 
@@ -333,12 +335,21 @@ func (b *Broker) Close() {
 
 // publish returns the stream sequence after the PubAck, ErrConflict where an
 // expectation was not met, or an error after which it is unknown whether the
-// message was stored.
+// message was stored. Where nobody was there to store it, the stream is choosing a
+// leader, and the message is sent again.
 func (b *Broker) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
 	end := b.cfg.Calls.Begin(telemetry.NATS, streamOf(m.Subject), "publish")
-	sequence, err := b.send(ctx, m, opts...)
-	end(result(err))
-	return sequence, err
+	begin := time.Now()
+	for {
+		again := *m // the client writes its reply subject into it
+		sequence, err := b.send(ctx, &again, opts...)
+		// The client waits half a second itself before it says so.
+		if errors.Is(err, jetstream.ErrNoStreamResponse) && ctx.Err() == nil && time.Since(begin) < electionMost {
+			continue
+		}
+		end(result(err))
+		return sequence, err
+	}
 }
 
 func (b *Broker) send(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
@@ -376,10 +387,29 @@ func isConflict(err error) bool {
 // last is the last message on a subject, which may hold wildcards.
 func (b *Broker) last(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
 	end := b.cfg.Calls.Begin(telemetry.NATS, stream, "get")
-	m, err := b.streams[stream].GetLastMsgForSubject(ctx, subject)
-	err = getError(subject, err)
+	var m *jetstream.RawStreamMsg
+	err := asked(ctx, func() (err error) {
+		m, err = b.streams[stream].GetLastMsgForSubject(ctx, subject)
+		return getError(subject, err)
+	})
 	end(result(err))
 	return m, err
+}
+
+// asked repeats a reading that no replica of the stream was there to answer, as
+// publish does.
+func asked(ctx context.Context, read func() error) error {
+	for begin := time.Now(); ; {
+		err := read()
+		if !errors.Is(err, nats.ErrNoResponders) || time.Since(begin) > electionMost {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
 }
 
 // result is what a call's error is counted as.

@@ -59,6 +59,66 @@ func newEvent(t *testing.T, logKey string, data proto.Message) event.Event {
 	return e
 }
 
+// TestAPublishWaitsForALeader: while nobody can store it, nothing was stored, and it is
+// sent again.
+func TestAPublishWaitsForALeader(t *testing.T) {
+	b := open(t, server(t))
+	js := b.JetStream()
+	config := broker.Topology(1)[0]
+	if config.Name != broker.StreamRequests {
+		t.Fatal(config.Name)
+	}
+	if err := js.DeleteStream(t.Context(), config.Name); err != nil {
+		t.Fatal(err)
+	}
+	sent := js.Conn().Stats().OutMsgs
+	accepted := make(chan error, 1)
+	key := event.Key("id")
+	go func() { accepted <- b.Accept(t.Context(), newEvent(t, key, &jobsv1.JobRequested{Id: "id"})) }()
+	await.That(t, "the client has given up once", func() bool { return js.Conn().Stats().OutMsgs > sent+3 })
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-accepted; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Request(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAReadingWaitsForALeader: that nobody is there to answer is no answer.
+func TestAReadingWaitsForALeader(t *testing.T) {
+	b := open(t, server(t))
+	js := b.JetStream()
+	config := broker.Topology(1)[0]
+	if err := js.DeleteStream(t.Context(), config.Name); err != nil {
+		t.Fatal(err)
+	}
+	sent := js.Conn().Stats().OutMsgs
+	read := make(chan error, 1)
+	go func() {
+		_, err := b.Request(t.Context(), event.Key("id"))
+		read <- err
+	}()
+	await.That(t, "it has asked twice", func() bool { return js.Conn().Stats().OutMsgs > sent+1 })
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; !errors.Is(err, broker.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
+// TestReplicasNeedACluster: it says so at once, and does not wait for one.
+func TestReplicasNeedACluster(t *testing.T) {
+	_, err := broker.Open(t.Context(), broker.Config{URL: server(t).URL(), Role: "test", Topology: broker.Create, Replicas: 3}, zerolog.Nop())
+	var wrong *broker.TopologyError
+	if !errors.As(err, &wrong) {
+		t.Fatal(err)
+	}
+}
+
 func TestTopologyIsAppliedOnceAndVerified(t *testing.T) {
 	b := open(t, server(t))
 	changes, err := broker.ApplyTopology(t.Context(), b.JetStream(), 1)

@@ -140,8 +140,11 @@ func (b *Broker) Append(ctx context.Context, service string, after Tail, e event
 // past its age.
 func (b *Broker) EventAt(ctx context.Context, sequence uint64) (Stored, error) {
 	end := b.cfg.Calls.Begin(telemetry.NATS, StreamEvents, "get")
-	m, err := b.streams[StreamEvents].GetMsg(ctx, sequence)
-	err = getError(fmt.Sprintf("event at %d", sequence), err)
+	var m *jetstream.RawStreamMsg
+	err := asked(ctx, func() (err error) {
+		m, err = b.streams[StreamEvents].GetMsg(ctx, sequence)
+		return getError(fmt.Sprintf("event at %d", sequence), err)
+	})
 	end(result(err))
 	if err != nil {
 		return Stored{}, err

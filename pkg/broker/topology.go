@@ -377,6 +377,10 @@ func streamConfig(ctx context.Context, js jetstream.JetStream, name string) (jet
 	return s.CachedInfo().Config, nil
 }
 
+// codeNoReplicas is the refusal of a single server to have replicas, with the code 500
+// (JSStreamReplicasNotSupportedErr).
+const codeNoReplicas jetstream.ErrorCode = 10074
+
 // streamError makes the server's refusal a *TopologyError: it stays refused.
 // Anything else (no answer, no connection) may pass.
 func streamError(name string, err error) error {
@@ -384,7 +388,7 @@ func streamError(name string, err error) error {
 		return nil
 	}
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 {
+	if errors.As(err, &api) && (api.Code >= 400 && api.Code < 500 || api.ErrorCode == codeNoReplicas) {
 		return &TopologyError{[]string{name + ": " + api.Description}}
 	}
 	return fmt.Errorf("stream %s: %w", name, err)

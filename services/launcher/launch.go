@@ -82,8 +82,8 @@ func (l *launcher) woken(ctx context.Context, m broker.Message) error {
 		return broker.Permanent(fmt.Errorf("wake-up: %w", err))
 	}
 	e, err := l.broker.Request(ctx, w.Key)
-	if errors.Is(err, broker.ErrNotFound) {
-		return nil // past its retention
+	if errors.Is(err, broker.ErrNotFound) && m.Delivered > 1 {
+		return nil // past its retention: no replica of the stream trails by AckWait
 	}
 	if err != nil {
 		return err

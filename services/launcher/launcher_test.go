@@ -192,6 +192,19 @@ func TestKilledBetweenCreateAndAppend(t *testing.T) {
 	}
 }
 
+// TestARequestIsMissedTwice: a replica of REQUESTS that trails does not end a launch.
+func TestARequestIsMissedTwice(t *testing.T) {
+	b := newBench(t)
+	m := broker.Message{Delivered: 1, Data: []byte(`{"key":"` + event.Key("nobody") + `"}`)}
+	if err := b.woken(t.Context(), m); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("it ended at once: %v", err)
+	}
+	m.Delivered = 2
+	if err := b.woken(t.Context(), m); err != nil {
+		t.Errorf("it never ends: %v", err)
+	}
+}
+
 // TestTwoReplicasAtOnce: one Job and one event, whoever wins.
 func TestTwoReplicasAtOnce(t *testing.T) {
 	b := newBench(t)
