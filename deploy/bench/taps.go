@@ -74,11 +74,12 @@ func beside(ctx context.Context, s *stage, t traffic, tapped bool, pace int) (re
 	if err != nil {
 		return result{}, err
 	}
-	if err := s.pastBacklog(ctx, nats); err != nil {
-		return result{}, err
-	}
 	l, err := s.logs(ctx, nats, r.URLs.Counted, max(n/callbacksPerJob, 1), all)
 	if err != nil {
+		return result{}, err
+	}
+	// A client is let in when the store is read; the monitor answers before.
+	if err := s.pastBacklog(ctx, nats); err != nil {
 		return result{}, err
 	}
 	if tapped {
