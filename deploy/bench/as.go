@@ -24,7 +24,7 @@ const (
 var roles = map[string]func() int{
 	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "notifier": notifier.Main, "jobrelay": jobrelay.Main,
 	bareIntake: bareIntakeMain, bareCreation: bareCreationMain, bareWatch: bareWatchMain,
-	bareCallbacks: bareCallbacksMain, receiversRole: receiversMain,
+	bareCallbacks: bareCallbacksMain, receiversRole: receiversMain, tapReader: tapReaderMain,
 }
 
 // as runs a role's own main with the arguments, and returns its exit code.

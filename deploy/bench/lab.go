@@ -31,10 +31,12 @@ type lab struct {
 	dir        string // that results go to
 	kubeconfig string // empty: a local control plane for each run
 	messages   int    // a run; 0: the row's own number
+	backlog    int    // events behind a tap; 0: the row's own number
 	syncAlways bool   // of JetStream
 	self       bool   // tests: this binary plays every role
 
 	begin    time.Time
+	store    string // of a NATS with the backlog; empty: not made yet
 	mu       sync.Mutex
 	progress io.Writer
 }
@@ -63,6 +65,14 @@ func (l *lab) machine() (machine, error) {
 	}
 	m.Commit = strings.TrimSpace(string(out))
 	return m, nil
+}
+
+// close removes what was kept from one run to the next.
+func (l *lab) close() error {
+	if l.store == "" {
+		return nil
+	}
+	return os.RemoveAll(filepath.Dir(l.store))
 }
 
 // stage is what one run has started. Nothing of it outlives close.
@@ -331,7 +341,7 @@ func (s *stage) natsThatSyncs(ctx context.Context, always bool) (natsServer, err
 	}
 	conf := filepath.Join(s.dir, "nats.conf")
 	// A request may have 1.5 MiB, and NATS counts headers too.
-	text := fmt.Sprintf("listen: %q\nhttp: %q\nmax_payload: 2MB\njetstream { store_dir: %q%s }\n", address(0), address(1), filepath.Join(s.dir, "nats"), sync)
+	text := fmt.Sprintf("listen: %q\nhttp: %q\nmax_payload: 2MB\njetstream { store_dir: %q%s }\n", address(0), address(1), s.natsStore(), sync)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return natsServer{}, err
 	}
@@ -342,6 +352,9 @@ func (s *stage) natsThatSyncs(ctx context.Context, always bool) (natsServer, err
 	n := natsServer{url: "nats://" + address(0), monitor: "http://" + address(1)}
 	return n, s.answers(ctx, p, n.monitor+"/healthz?js-enabled-only=true")
 }
+
+// natsStore is where the stage's NATS keeps its streams.
+func (s *stage) natsStore() string { return filepath.Join(s.dir, "nats") }
 
 // jsz is what the server says of JetStream.
 type jsz struct {

@@ -22,7 +22,8 @@ import (
 
 // rows are what can be measured, in the order of the table.
 var rows = []row{intake, intakeNear, idle, creation, creationWithPods, digest, digestProtobuf, digestPace, heap, restart, podStart,
-	callbacksOne, callbacksMany, callbacksReplicas, callbacksCPU, callbacksSynced, scaleOutTwo, scaleOutFour, scaleOutJoin, isolation, isolationFast}
+	callbacksOne, callbacksMany, callbacksReplicas, callbacksCPU, callbacksSynced, scaleOutTwo, scaleOutFour, scaleOutJoin, isolation, isolationFast,
+	tapAway, tapReading}
 
 // stopMost bounds the end of everything after a signal: processes have 30 s, and
 // the control plane 25.
@@ -32,6 +33,7 @@ type cli struct {
 	Rows       []string `name:"rows" sep:"," placeholder:"ID" help:"Rows to measure, with commas; default: all but the slow ones. There are ${rows}."`
 	Pairs      int      `name:"pairs" default:"5" help:"Pairs of runs, A B then B A, after a warm-up pair that is not counted."`
 	Messages   int      `name:"messages" help:"Messages, or jobs, a run; default: each row's own."`
+	Backlog    int      `name:"backlog" help:"Events behind a tap; default: each row's own."`
 	Output     string   `name:"output" short:"o" enum:"text,json" default:"text" help:"Form of what is printed: text for people, json for machines."`
 	Strict     bool     `name:"strict" help:"Exit with 1 where a goal is missed."`
 	Profile    bool     `name:"profile" help:"After a row's pairs, run our side once more under the CPU profiler."`
@@ -43,8 +45,8 @@ type cli struct {
 
 // Validate says what is wrong with the flags; kong calls it.
 func (c *cli) Validate() error {
-	if c.Pairs < 1 || c.Messages < 0 {
-		return errors.New("--pairs takes 1 or more, --messages 0 or more")
+	if c.Pairs < 1 || c.Messages < 0 || c.Backlog < 0 {
+		return errors.New("--pairs takes 1 or more, --messages and --backlog 0 or more")
 	}
 	_, err := c.chosen()
 	return err
@@ -86,7 +88,7 @@ func main() {
 		&c, map[string]string{"rows": ids()}, func(ctx context.Context, _ *kong.Context) error { return c.run(ctx) }))
 }
 
-func (c *cli) run(ctx context.Context) error {
+func (c *cli) run(ctx context.Context) (err error) {
 	cluster.Log(zerolog.Nop())
 	chosen, err := c.chosen()
 	if err != nil {
@@ -95,7 +97,8 @@ func (c *cli) run(ctx context.Context) error {
 	if err := os.MkdirAll(c.Dir, 0o750); err != nil {
 		return err
 	}
-	l := &lab{bin: c.Bin, dir: c.Dir, kubeconfig: c.Kubeconfig, messages: c.Messages, syncAlways: c.SyncAlways, begin: time.Now(), progress: os.Stderr}
+	l := &lab{bin: c.Bin, dir: c.Dir, kubeconfig: c.Kubeconfig, messages: c.Messages, backlog: c.Backlog, syncAlways: c.SyncAlways, begin: time.Now(), progress: os.Stderr}
+	defer func() { err = errors.Join(err, l.close()) }()
 	machine, err := l.machine()
 	if err != nil {
 		return err

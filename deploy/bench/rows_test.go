@@ -158,6 +158,34 @@ func TestPacedRows(t *testing.T) {
 	nothingIsLeft(t)
 }
 
+// TestTapRows: the tap has the backlog behind it and what was appended since, away or
+// reading, and the notifier calls nobody for the backlog. The store is made once.
+func TestTapRows(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	l := testLab(t, 90)
+	l.backlog = 3000
+	const all = 90 + 22 + 11 // with what comes before the window and behind it
+	for _, row := range []row{tapAway, tapReading} {
+		row.Once = true
+		m, err := row.measure(t.Context(), l, 1)
+		if err != nil {
+			t.Fatalf("%s: %v", row.ID, err)
+		}
+		p := m.Pairs[0]
+		left, read := p.Ours.Counters[eventsBehind], p.Ours.Counters[eventsRead]
+		if away := row.ID == tapAway.ID; away && (left != float64(l.backlog+all) || read != 0) || !away && left >= float64(l.backlog+all) {
+			t.Errorf("%s: %v behind, %v read/s", row.ID, left, read)
+		}
+		if _, tapped := p.Bare.Counters[eventsBehind]; tapped || p.Ours.Rate <= 0 || p.Bare.Rate <= 0 {
+			t.Errorf("%s: %+v", row.ID, p)
+		}
+	}
+	if err := l.close(); err != nil {
+		t.Error(err)
+	}
+	nothingIsLeft(t)
+}
+
 // TestWaves: a job's events are a wave apart, and each of a job's comes once.
 func TestWaves(t *testing.T) {
 	l := &logs{wave: 2}
