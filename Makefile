@@ -69,12 +69,12 @@ test: $(KUBERNETES) ## Every Go test, with the race detector where a C compiler 
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) go test $(RACE) $(TEST_FLAGS) ./...
 
 .PHONY: e2e
-e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 26 minutes.
+e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 25 minutes.
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 40m -p 1 ./deploy/e2e ./deploy/e2e/callbacks
 	@$(MAKE) --no-print-directory e2e-nats
 
 .PHONY: e2e-nats
-e2e-nats: $(KUBERNETES) $(BINARIES) $(NATS) ## Three servers of NATS with deploy/nats, one after the other under SIGKILL; 4 minutes, and part of e2e.
+e2e-nats: $(KUBERNETES) $(BINARIES) $(NATS) ## Three servers of NATS with deploy/nats, one after the other under SIGKILL; 3 minutes, and part of e2e.
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 10m -run TestCluster ./deploy/nats
 
 .PHONY: mutants

@@ -141,7 +141,7 @@ var probe = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{Di
 
 // healthy is true once all of its streams and consumers are as the others have them.
 func (n *node) healthy() bool {
-	res, err := probe.Get(n.monitor + "/healthz") //nolint:noctx // the client's timeout bounds it
+	res, err := probe.Get(n.monitor + "/healthz")
 	if err != nil {
 		return false
 	}
@@ -152,7 +152,7 @@ func (n *node) healthy() bool {
 // streams is what the node itself has of each stream of ours: its messages, and its
 // first and last sequence.
 func (n *node) streams() (map[string][3]uint64, error) {
-	res, err := probe.Get(n.monitor + "/jsz?accounts=true&streams=true") //nolint:noctx // as above
+	res, err := probe.Get(n.monitor + "/jsz?accounts=true&streams=true")
 	if err != nil {
 		return nil, err
 	}

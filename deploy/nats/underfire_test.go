@@ -210,7 +210,7 @@ func (f *fire) startServices(sqs *sqsd.Server, queue string) {
 
 // ready is true where a service says that it is.
 func (n *node) ready() bool {
-	res, err := probe.Get(n.monitor + "/readyz") //nolint:noctx // the client's timeout bounds it
+	res, err := probe.Get(n.monitor + "/readyz")
 	if err != nil {
 		return false
 	}
