@@ -54,6 +54,13 @@ type callbacks struct {
 	running            sync.WaitGroup
 }
 
+// counts are how many may go, are held and given back so far.
+func (c *callbacks) counts() (sent, held, errors int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent, c.held, c.errors
+}
+
 var orders sync.Mutex
 
 // come has n callbacks come to name, whose attempts take d and end so; order
@@ -113,8 +120,8 @@ func TestEndpointsTakeTurns(t *testing.T) {
 		}
 		for _, c := range all {
 			c.running.Wait()
-			if c.held+c.errors > 0 {
-				t.Errorf("%d are held, %d given back", c.held, c.errors)
+			if _, held, errors := c.counts(); held+errors > 0 {
+				t.Errorf("%d are held, %d given back", held, errors)
 			}
 		}
 		slices.Sort(order[:4]) // the first round
@@ -131,13 +138,15 @@ func TestNoEndpointHasAllTheRoom(t *testing.T) {
 		s := share(8) // 16 may wait
 		hog := s.come("hog", 100, time.Second, delivered, nil)
 		synctest.Wait()
-		if waiting, _ := s.tally(); waiting != 8 || hog.held != 100-8-2 {
-			t.Errorf("%d wait, %d are held", waiting, hog.held)
+		waiting, _ := s.tally()
+		if _, held, _ := hog.counts(); waiting != 8 || held != 100-8-2 {
+			t.Errorf("%d wait, %d are held", waiting, held)
 		}
 		other := s.come("other", 6, time.Second, delivered, nil)
 		synctest.Wait()
-		if waiting, _ := s.tally(); waiting != 8+4 || other.held != 0 || other.sent != 2 {
-			t.Errorf("%d wait; of the other %d are sent, %d are held", waiting, other.sent, other.held)
+		waiting, _ = s.tally()
+		if sent, held, _ := other.counts(); waiting != 8+4 || held != 0 || sent != 2 {
+			t.Errorf("%d wait; of the other %d are sent, %d are held", waiting, sent, held)
 		}
 		hog.running.Wait()
 		other.running.Wait()
@@ -154,8 +163,9 @@ func TestAnOpenBreakerSendsAwayWhatWaits(t *testing.T) {
 		began := time.Now()
 		dead := s.come("dead", 40, 100*time.Millisecond, failed, nil)
 		dead.running.Wait()
-		if took := time.Since(began); dead.sent != 5 || dead.held != 35 || took > time.Second {
-			t.Errorf("%d were tried, %d sent away, within %s", dead.sent, dead.held, took)
+		sent, held, _ := dead.counts()
+		if took := time.Since(began); sent != 5 || held != 35 || took > time.Second {
+			t.Errorf("%d were tried, %d sent away, within %s", sent, held, took)
 		}
 		slot, err := s.take(t.Context(), "dead")
 		if err != nil || !slot.open || slot.held.Before(time.Now().Add(29*time.Second)) {
@@ -212,8 +222,8 @@ func TestWhatWaitsIsGivenBackAtAStop(t *testing.T) {
 		synctest.Wait()
 		s.stop()
 		synctest.Wait()
-		if c.errors != 3 || c.sent != 2 {
-			t.Errorf("%d given back, %d sent", c.errors, c.sent)
+		if sent, _, errors := c.counts(); errors != 3 || sent != 2 {
+			t.Errorf("%d given back, %d sent", errors, sent)
 		}
 		c.running.Wait()
 		if _, err := s.take(t.Context(), "slow"); errors.Is(err, errStopping) {
