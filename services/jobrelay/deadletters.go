@@ -155,7 +155,7 @@ func (s *deadLettersShow) Run(ctx context.Context, c *console) error {
 	found := 0
 	err = selection.read(ctx, b, func(l delivery.Letter) error {
 		found++
-		full := letterInFull{letter: newLetter(l), Tried: slices.Concat([]delivery.Attempt{}, l.Attempts), Body: string(l.Body)}
+		full := letterInFull{letter: newLetter(l), Tried: append([]delivery.Attempt{}, l.Attempts...), Body: string(l.Body)}
 		return c.print(full, full.text())
 	})
 	if err == nil && found == 0 {

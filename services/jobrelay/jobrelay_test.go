@@ -260,7 +260,8 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // giveUp stores dead letters as a notifier does: of an id, its service, the address
-// and the statuses.
+// and the statuses. Those of the service untried had no attempt: their endpoint was
+// left alone.
 func giveUp(ts *testscript.TestScript, _ bool, args []string) {
 	b, err := broker.OpenAdmin(context.Background(), broker.Access{URL: ts.Getenv("NATS")}, zerolog.Nop())
 	ts.Check(err)
@@ -269,10 +270,14 @@ func giveUp(ts *testscript.TestScript, _ bool, args []string) {
 	for n, status := range args[3:] {
 		s, err := strconv.Atoi(status)
 		ts.Check(err)
+		tried := []delivery.Attempt{{At: now.UTC(), Class: delivery.Unwell, Code: 503, Milliseconds: 12}}
+		if args[1] == "untried" {
+			tried = nil
+		}
 		ts.Check(b.PutLetter(context.Background(), delivery.Letter{
 			LogKey: key, N: n, ID: args[0], Service: args[1], Status: s, URL: args[2], Endpoint: webhook.Endpoint(args[2]), WebhookID: callback.ID(key, n),
 			Body: fmt.Appendf(nil, `{"id":%q,"status":%d}`, args[0], s), Reason: delivery.ReasonExhausted, At: now.UTC(),
-			Attempts: []delivery.Attempt{{At: now.UTC(), Class: delivery.Unwell, Code: 503, Milliseconds: 12}},
+			Attempts: tried,
 		}))
 	}
 }
