@@ -28,7 +28,10 @@ var ends = []faults.End{
 	{Image: "sim/exit:3", Statuses: []int{0, 1, 3}, Code: "CONTAINER_EXIT_NONZERO"},
 	{Image: "sim/oom", Statuses: []int{0, 1, 3}, Code: "OOM_KILLED"},
 	{Image: "sim/evict", Statuses: []int{0, 1, 3}, Code: "EVICTED"},
-	{Image: "sim/hang", Job: `"activeDeadlineSeconds":20`, Statuses: []int{0, 1, 3}, Code: "DEADLINE_EXCEEDED", PodsGo: true},
+	// The Job controller deletes the Pods first and then records the deadline; killed
+	// between the two it finds a Pod that failed, and a backoff limit of 0 that is
+	// exceeded, which it asks for before the deadline.
+	{Image: "sim/hang", Job: `"activeDeadlineSeconds":20`, Statuses: []int{0, 1, 3}, Code: "DEADLINE_EXCEEDED", PodsGo: true, Cut: "POD_DELETED"},
 	{Image: "sim/pull-fail", Statuses: []int{0, 99}, Code: "IMAGE_PULL_FAILED"},
 	{Image: "sim/bad-name", Statuses: []int{0, 99}, Code: "IMAGE_NAME_INVALID"},
 	{Image: "sim/config-error", Statuses: []int{0, 99}, Code: "CONTAINER_CONFIG_ERROR"},

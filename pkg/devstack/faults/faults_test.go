@@ -93,6 +93,7 @@ func TestEveryBrokenPromiseIsSeen(t *testing.T) {
 		"a repeat, other id":    {func(w *World) { w.Callbacks[3].WebhookID = "a/x" }, "callbacks [0 1 1 2]"},
 		"no webhook-id":         {func(w *World) { w.Callbacks[0].WebhookID = "" }, "no webhook-id"},
 		"another code":          {func(w *World) { w.Ends = map[string]End{"a": {Statuses: []int{0, 1, 2}, Code: "X"}} }, "code , expected X"},
+		"another code, cut":     {func(w *World) { w.Ends = map[string]End{"a": {Statuses: []int{0, 1, 2}, Code: "X", Cut: "Y"}} }, "code , expected X"},
 		"a stranger":            {func(w *World) { w.Callbacks = append(w.Callbacks, callback("c", 0, "c0")) }, "nobody sent"},
 		"two Jobs":              {func(w *World) { w.Jobs["a"] = []string{"1", "3"} }, "a: 2 Jobs"},
 		"no Job":                {func(w *World) { delete(w.Jobs, "a") }, "a: 0 Jobs"},

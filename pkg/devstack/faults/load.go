@@ -30,6 +30,9 @@ type End struct {
 	Statuses []int  // of its callbacks
 	Code     string // of the last; empty for success
 	PodsGo   bool   // with the end: status 1 is missing where nobody looked before
+	// Cut is the code where the control plane was killed between what it did to end
+	// the Job and recording why; empty: there is no such moment.
+	Cut string
 }
 
 // Success is the end of a Job that runs for a second.
