@@ -153,15 +153,9 @@ func notified(ctx context.Context, s *stage, t traffic, syncAlways bool) (result
 	if err != nil {
 		return result{}, err
 	}
-	if err := l.settled(ctx); err != nil {
+	if err := l.count(ctx, out, all); err != nil {
 		return result{}, err
 	}
-	written, parked, err := l.written(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	out.Counters[writesPerCallback] = written / float64(all)
-	out.Counters["of these to park"] = parked / float64(all)
 	out.JetStream, err = nats.setting(ctx, broker.StreamLedger)
 	return out, err
 }

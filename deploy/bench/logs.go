@@ -173,6 +173,20 @@ func (l *logs) settled(ctx context.Context) error {
 	}
 }
 
+// count waits until all is settled, and counts what n callbacks took to write.
+func (l *logs) count(ctx context.Context, out result, n int) error {
+	if err := l.settled(ctx); err != nil {
+		return err
+	}
+	written, parked, err := l.written(ctx)
+	if err != nil {
+		return err
+	}
+	out.Counters[writesPerCallback] = written / float64(n)
+	out.Counters["of these to park"] = parked / float64(n)
+	return nil
+}
+
 // written is how often the notifiers wrote to disk so far; of these, how often to
 // park.
 func (l *logs) written(ctx context.Context) (all, parked float64, err error) {

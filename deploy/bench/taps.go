@@ -127,15 +127,9 @@ func beside(ctx context.Context, s *stage, t traffic, tapped bool, pace int) (re
 		out.Counters[eventsBehind] = float64(left)
 		out.Counters[eventsRead] = float64(before+all-warm-left) / took.Seconds()
 	}
-	if err := l.settled(ctx); err != nil {
+	if err := l.count(ctx, out, all); err != nil {
 		return result{}, err
 	}
-	written, parked, err := l.written(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	out.Counters[writesPerCallback] = written / float64(all)
-	out.Counters["of these to park"] = parked / float64(all)
 	out.JetStream, err = nats.setting(ctx, broker.StreamEvents)
 	return out, err
 }
