@@ -202,4 +202,3 @@ func (b *Broker) Moves(ctx context.Context, logKey string) (uint64, error) {
 	}
 	return mark, err
 }
-

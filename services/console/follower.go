@@ -97,7 +97,9 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 	}
 	f.index.Begin(next > extent.First)
 	begin, first, told := f.now(), next, f.now()
-	f.set(func(p *Progress) { *p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away} })
+	f.set(func(p *Progress) {
+		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
+	})
 	for next <= extent.Last && ctx.Err() == nil {
 		after, err := f.source.Scan(ctx, next, func(e broker.Stored) { f.index.Add(e) })
 		if err != nil {

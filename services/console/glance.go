@@ -78,8 +78,8 @@ type glance struct {
 	source glanceSource
 	clock  func() time.Time
 
-	mu   sync.Mutex
-	last present
+	mu    sync.Mutex
+	last  present
 	tried time.Time
 	err   error // of the last try
 }

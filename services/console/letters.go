@@ -45,12 +45,12 @@ type letters struct {
 	source letterSource
 	now    func() time.Time
 
-	mu     sync.Mutex
-	held   map[string]Letter // by log key and ordinal
-	next   uint64            // place
-	tried  time.Time
-	err    error // of the last try
-	more   bool  // there are older ones
+	mu    sync.Mutex
+	held  map[string]Letter // by log key and ordinal
+	next  uint64            // place
+	tried time.Time
+	err   error // of the last try
+	more  bool  // there are older ones
 }
 
 func newLetters(s letterSource) *letters {

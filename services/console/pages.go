@@ -130,6 +130,7 @@ func (s *server) showNow(ctx context.Context, f *frame, _ *http.Request) error {
 type jobsView struct {
 	Path    string
 	Filter  Filter
+	Any     bool // something is filtered
 	Choices Choices
 	States  []timeline.State
 	Codes   []string // those that have documentation
@@ -190,7 +191,7 @@ func (s *server) list(ctx context.Context, f *frame, r *http.Request, path strin
 		q.Del("state")
 	}
 	v := jobsView{
-		Path: path, Filter: filter, Choices: s.index.Choices(), States: states[1:], Overall: overall, Before: before,
+		Path: path, Filter: filter, Any: len(q) > 0, Choices: s.index.Choices(), States: states[1:], Overall: overall, Before: before,
 		Newest: address(path, q), Clear: path, Listing: s.index.List(filter, before, pageOfJobs),
 	}
 	if before == 0 { // what is behind the first page changes its place, not what is on it
