@@ -75,8 +75,9 @@ func (e Endpoint) Answer() string {
 
 // glance reads that when somebody looks, and nothing while nobody does.
 type glance struct {
-	source glanceSource
-	clock  func() time.Time
+	source    glanceSource
+	clock     func() time.Time
+	reachable func() error
 
 	mu    sync.Mutex
 	last  present
@@ -103,7 +104,10 @@ func (g *glance) read(ctx context.Context) (present, error) {
 
 func (g *glance) look(ctx context.Context) (present, error) {
 	out := present{At: g.clock()}
-	var err error
+	err := g.reachable()
+	if err != nil {
+		return out, err
+	}
 	if out.Replicas, err = g.source.Statuses(ctx); err != nil {
 		return out, err
 	}

@@ -42,8 +42,9 @@ type letterSource interface {
 // letters holds the dead letters. It reads what is new when somebody looks, and
 // nothing while nobody does.
 type letters struct {
-	source letterSource
-	now    func() time.Time
+	source    letterSource
+	now       func() time.Time
+	reachable func() error
 
 	mu    sync.Mutex
 	held  map[string]Letter // by log key and ordinal
@@ -71,6 +72,9 @@ func (l *letters) all(ctx context.Context) (out []Letter, more bool, err error) 
 }
 
 func (l *letters) read(ctx context.Context) error {
+	if err := l.reachable(); err != nil {
+		return err
+	}
 	first, last, err := l.source.LetterPlaces(ctx)
 	if err != nil {
 		return err
