@@ -9,7 +9,6 @@ import (
 	"unique"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
@@ -322,13 +321,4 @@ func of(e broker.Stored) Job {
 		LogKey: e.LogKey, ID: short(e.ID), Service: short(s.Service), Namespace: short(s.Namespace), Name: short(s.Job), Code: short(s.Code),
 		State: s.State, First: e.Time, Last: e.Time, Place: e.Sequence,
 	}
-}
-
-// problemsOf are what is wrong with a message, as its event says.
-func problemsOf(e broker.Stored) []*jobsv1.Problem {
-	d, ok := e.Data.(*jobsv1.RequestRejected)
-	if !ok {
-		return nil
-	}
-	return d.GetProblems()
 }
