@@ -366,7 +366,7 @@ func callbackLane(a axis, status int, steps []timeline.Step, waiting []timeline.
 		l.Result, l.Kind = waitResult(w), "wait"
 	}
 	if l.Result == "" {
-		l.Result = "not known"
+		l.Result = "no record of it"
 	}
 	return l, true
 }
