@@ -16,6 +16,7 @@
     day: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }),
     dated: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 }),
     time: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 }),
+    tenth: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1 }),
     second: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" }),
   };
   const localize = (root) => {
@@ -28,7 +29,7 @@
     }
     for (const e of root.querySelectorAll("text[data-tick]")) {
       const at = new Date(e.dataset.tick);
-      if (!isNaN(at)) e.textContent = (e.dataset.day ? forms.day : forms.second).format(at);
+      if (!isNaN(at)) e.textContent = forms[e.dataset.day ? "day" : e.dataset.tenth ? "tenth" : "second"].format(at);
     }
   };
   localize(document);
