@@ -54,7 +54,8 @@ type ConsumerState struct {
 	Stream, Name              string
 	Pending                   uint64 // messages that nobody has had yet
 	AckPending, MaxAckPending int
-	Waiting                   int // pulls that wait for a message
+	Raise                     string // the command for one with a lower MaxAckPending than is made now; empty: it has that
+	Waiting                   int    // pulls that wait for a message
 	Paused                    bool
 }
 
@@ -166,7 +167,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 			in.Topology = append(in.Topology, consumerDifferences(want, info.Config)...)
 			in.Consumers = append(in.Consumers, ConsumerState{
 				Stream: want.Stream, Name: want.Name, Pending: info.NumPending, AckPending: info.NumAckPending,
-				MaxAckPending: info.Config.MaxAckPending, Waiting: info.NumWaiting, Paused: info.Paused,
+				MaxAckPending: info.Config.MaxAckPending, Raise: want.raise(info.Config.MaxAckPending), Waiting: info.NumWaiting, Paused: info.Paused,
 			})
 			return nil
 		})

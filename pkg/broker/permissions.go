@@ -59,7 +59,7 @@ func Roles() []Role {
 		{
 			Name: RoleConsole, What: "shows jobs to people; never a request, which has the webhook's address",
 			Reads:    []string{StreamEvents, StreamLedger, StreamWakeups, StreamRejections, StreamDeadLetters, StreamStatus},
-			Consumes: []Consumer{{StreamEvents, Tap{Name: RoleConsole}.Durable(), []string{"events.*.*.*"}, tapAckWait, tapMaxAckPending}},
+			Consumes: []Consumer{{StreamEvents, Tap{Name: RoleConsole}.Durable(), []string{"events.*.*.*"}, tapAckWait, tapMaxAckPending, 0}},
 		},
 		{
 			Name: RoleOperator, What: "the command jobrelay: applies the topology, reads all, cancels, pauses, replays, makes taps",

@@ -134,6 +134,9 @@ func judgeNATS(in broker.Inspection, replicas int) (found []finding) {
 		case c.Pending > 0 && c.Waiting == 0 && c.AckPending == 0:
 			found = append(found, hint("nats: consumers", fmt.Sprintf("%s has %d messages that nobody takes", name, c.Pending), "start a replica of the "+c.Name+", or see why it does not pull (`jobrelay replicas`)"))
 		}
+		if c.Raise != "" {
+			found = append(found, hint("nats: consumers", fmt.Sprintf("%s may have %d messages out, as an older version made it", name, c.MaxAckPending), "once no older version runs: "+c.Raise+" (docs/upgrade.md)"))
+		}
 	}
 	return found
 }
