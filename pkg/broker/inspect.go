@@ -71,6 +71,30 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	return b, b.dial(ctx)
 }
 
+// Fits are the roles whose inboxes the login may listen to: one where it is made as
+// deploy/nats makes them, every role where nothing is restricted, none where it is
+// nobody's of ours. It asks nothing of JetStream. Its error is the connection's.
+func (b *Broker) Fits(ctx context.Context) ([]string, error) {
+	var out []string
+	for _, r := range Roles() {
+		inbox := "_INBOX_" + r.Name + ".doctor.fits"
+		sub, err := b.conn.SubscribeSync(inbox)
+		if err != nil {
+			return nil, err
+		}
+		err = b.conn.FlushWithContext(ctx)
+		_ = sub.Unsubscribe() // it ends with the connection at the latest
+		if err != nil {
+			return nil, err
+		}
+		// A refusal is read before the answer to the flush.
+		if said := b.conn.LastError(); said == nil || !strings.Contains(said.Error(), strconv.Quote(inbox)) {
+			out = append(out, r.Name)
+		}
+	}
+	return out, nil
+}
+
 // Inspect looks at everything and changes nothing. It may be called once on a
 // connection of Dial, which is of no other use then. roles are those whose
 // subjects the login is to be tried on; now is our clock. Its error is ctx's.

@@ -235,22 +235,62 @@ func readableByAll(folder string) (out []string) {
 }
 
 func (d *doctorCommand) nats(ctx context.Context) []finding {
-	cfg := d.Broker
-	cfg.Role, cfg.Instance = d.Role, "doctor"
+	role, tried, found := d.Role, d.roles(), []finding(nil)
 	if d.Role == "all" {
-		cfg.Role = "operator"
+		if role, tried, found = d.login(ctx); role == "" {
+			return found
+		}
 	}
-	b, err := broker.Dial(ctx, cfg, zerolog.Nop())
+	b, err := d.dial(ctx, role)
 	if err != nil {
-		return []finding{wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")}
+		return []finding{noNATS(err)}
 	}
 	defer b.Close()
-	in, err := b.Inspect(ctx, d.now, d.roles()...)
+	in, err := b.Inspect(ctx, d.now, tried...)
 	if err != nil {
 		return []finding{wrong("nats", err.Error(), "try again")}
 	}
-	return judgeNATS(in, d.Broker.Replicas)
+	return append(found, judgeNATS(in, d.Broker.Replicas)...)
 }
+
+func (d *doctorCommand) dial(ctx context.Context, role string) (*broker.Broker, error) {
+	cfg := d.Broker
+	cfg.Role, cfg.Instance = role, "doctor"
+	return broker.Dial(ctx, cfg, zerolog.Nop())
+}
+
+func noNATS(err error) finding {
+	return wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")
+}
+
+// login is whose login all roles are looked at with, and the roles that it is tried on:
+// a login that is one role's may not do what another's does, and that is right. Without
+// a role, what was found is all there is to say.
+func (d *doctorCommand) login(ctx context.Context) (role string, tried []string, found []finding) {
+	b, err := d.dial(ctx, broker.RoleOperator)
+	if err != nil {
+		return "", nil, []finding{noNATS(err)}
+	}
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	fits, err := b.Fits(ctx)
+	switch {
+	case err != nil:
+		return "", nil, []finding{noNATS(err)}
+	case len(fits) == 0:
+		return "", nil, []finding{wrong("nats: permissions", "the login may listen to no role's inbox: no answer reaches it", "log in as one of the users of deploy/nats, or allow the role's inbox to this one, as _INBOX_ingest.>")}
+	case len(fits) == 1:
+		role = fits[0]
+		return role, fits, []finding{skipped("nats: permissions", "the login is the "+role+"'s: it was tried on what that role does, and on nothing else", "run it with --role "+strings.Join(d.roles(), ", ")+", and the login of each")}
+	case slices.Contains(fits, broker.RoleOperator):
+		return broker.RoleOperator, d.roles(), nil
+	}
+	return fits[0], d.roles(), nil
+}
+
+// loginTimeout bounds the question whose login it is.
+const loginTimeout = 5 * time.Second
 
 func (d *doctorCommand) sqs(ctx context.Context) (found []finding) {
 	if len(d.QueueURLs) == 0 {

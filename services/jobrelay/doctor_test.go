@@ -318,6 +318,28 @@ func TestDoctor(t *testing.T) {
 		{"a stream that may not be looked at", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = as(w.nats(users("$JS.API.STREAM.INFO.EVENTS")))
 		}, stateWrong, "nats: permissions", "may not publish to $JS.API.STREAM.INFO.EVENTS", "allow it"},
+		{"a role's login that lacks something", func(_ *testing.T, d *doctorCommand) {
+			o := users("commands.>")
+			o.Users[1].Permissions.Subscribe = &natsserver.SubjectPermission{Allow: []string{"_INBOX_operator.>"}}
+			d.Broker.URL = as(w.nats(o))
+		}, stateWrong, "nats: permissions", "may not publish to commands.doctor", "allow it"},
+		{"a login that is nobody's", func(_ *testing.T, d *doctorCommand) {
+			o := users()
+			o.Users[1].Permissions.Subscribe = &natsserver.SubjectPermission{Allow: []string{"_INBOX.>"}}
+			d.Broker.URL = as(w.nats(o))
+		}, stateWrong, "nats: permissions", "no role's inbox", "deploy/nats"},
+		{"a consumer of an older version", func(_ *testing.T, d *doctorCommand) {
+			d.Broker.URL = w.nats(js, func(ctx context.Context, js jetstream.JetStream) error {
+				c, err := js.Consumer(ctx, broker.StreamEvents, "notifier")
+				if err != nil {
+					return err
+				}
+				config := c.CachedInfo().Config
+				config.MaxAckPending = broker.NotifierEvents.AtLeast
+				_, err = js.UpdateConsumer(ctx, broker.StreamEvents, config)
+				return err
+			})
+		}, stateHint, "nats: consumers", "may have 20000 messages out", "nats consumer edit EVENTS notifier --max-pending=65536"},
 		{"a clock that is off", func(_ *testing.T, d *doctorCommand) {
 			d.now = func() time.Time { return time.Now().Add(time.Minute) }
 		}, stateWrong, "nats: clock", "away from this machine's", "NTP"},
@@ -441,10 +463,13 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			if _, err := broker.ApplyTopology(t.Context(), operator.JetStream(), 1); err != nil {
 				t.Fatal(err)
 			}
-			denied := func(role, key string) (out []string) {
+			look := func(role, key string) []finding {
 				d := &doctorCommand{Role: role, now: time.Now}
 				d.Broker.URL, d.Broker.Replicas, d.Broker.Login = n.URL(), 1, login(key)
-				for _, f := range d.nats(t.Context()) {
+				return d.nats(t.Context())
+			}
+			denied := func(role, key string) (out []string) {
+				for _, f := range look(role, key) {
 					if f.State == stateWrong {
 						out = append(out, f.Check+": "+f.Found)
 					}
@@ -454,6 +479,19 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			for _, role := range (&doctorCommand{Role: "all"}).roles() {
 				if found := denied(role, role); len(found) > 0 {
 					t.Errorf("%s: %q", role, found)
+				}
+			}
+			// Without --role each login is judged as what it is, and that is said.
+			for _, r := range broker.Roles() {
+				said := false
+				for _, f := range look("all", r.Name) {
+					if f.State == stateWrong {
+						t.Errorf("the login of %s, without --role: %s: %s", r.Name, f.Check, f.Found)
+					}
+					said = said || f.State == stateSkipped && strings.Contains(f.Found, "the login is the "+r.Name+"'s") && strings.Contains(f.Remedy, "--role ingest, launcher")
+				}
+				if !said {
+					t.Errorf("the login of %s, without --role: it does not say whose it is", r.Name)
 				}
 			}
 			api := cmp.Or(c.api, "$JS.API")
@@ -507,6 +545,16 @@ func TestDoctorLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
+	for _, r := range broker.Roles() { // console and operator are not among all
+		b, err := d.dial(t.Context(), r.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Inspect(t.Context(), time.Now, r.Name); err != nil {
+			t.Error(err)
+		}
+		b.Close()
+	}
 	for _, s := range broker.Topology(1) {
 		stream, err := b.JetStream().Stream(t.Context(), s.Name)
 		if err != nil {
