@@ -97,7 +97,7 @@ $(BIN)/kubelet: $(wildcard deploy/e2e/node/kubelet/*)
 	@sh deploy/e2e/node/kubelet/build.sh $@ && touch $@
 
 .PHONY: bench
-bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, into bin/bench; 4 minutes (BENCH="--rows B1 --profile", BENCH=--help).
+bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, into bin/bench; 14 minutes (BENCH="--rows B1 --profile", BENCH=--help).
 	@LDFLAGS='$(LDFLAGS)' sh deploy/build.sh $(BIN)/bench/ ./deploy/bench
 	@$(BIN)/bench/bench $(BENCH)
 
