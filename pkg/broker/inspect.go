@@ -34,7 +34,10 @@ type Inspection struct {
 	Clock      bool          // Skew is known
 	Skew       time.Duration // the server's clock less ours; as good as the answer was quick
 	JetStream  error         // why it does not answer; nothing below is known then
-	Topology   []string      // what is not as expected, or could not be looked at
+	Topology   []string      // what is not as expected
+	Short      time.Duration // how long EVENTS must keep, and does not; 0: it does
+	Keeps      time.Duration // how long it keeps, where that is short
+	Failed     []string      // questions that had no answer, or a bad one
 	Streams    []StreamState
 	Consumers  []ConsumerState
 	Denied     []string // subjects that the login may not publish to
@@ -122,6 +125,11 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 		defer mu.Unlock()
 		in.Topology = append(in.Topology, fmt.Sprintf(format, args...))
 	}
+	failed := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		in.Failed = append(in.Failed, fmt.Sprintf(format, args...))
+	}
 	refused := func(subject string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -146,7 +154,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				}
 				return nil // another role's
 			case err != nil:
-				problem("stream %s: %v", want.Name, err)
+				failed("stream %s: %v", want.Name, err)
 				return nil
 			}
 			info := s.CachedInfo()
@@ -182,7 +190,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				}
 				return nil // another role's
 			case err != nil:
-				problem("consumer %s: %v", name, err)
+				failed("consumer %s: %v", name, err)
 				return nil
 			}
 			info := c.CachedInfo()
@@ -202,18 +210,23 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				if _, err := denied(ctx, d, subject, func(ctx context.Context) (struct{}, error) { return struct{}{}, b.probe(ctx, subject) }); errors.Is(err, errDenied) {
 					refused(subject)
 				} else if err != nil {
-					problem("publish to %s: %v", subject, err)
+					failed("publish to %s: %v", subject, err)
 				}
 				return nil
 			})
 		}
 	}
 	_ = questions.Wait() // none returns an error
-	if requests, events := ages[StreamRequests], ages[StreamEvents]; len(ages) == 2 && events != 0 && (requests == 0 || events < requests+eventsMargin) {
-		problem("%s keeps %s, and must keep at least %s longer than %s, which keeps %s", StreamEvents, events, eventsMargin, StreamRequests, requests)
+	switch requests, events := ages[StreamRequests], ages[StreamEvents]; {
+	case len(ages) < 2 || events == 0:
+	case requests == 0:
+		problem("%s keeps %s, and %s what it has for ever", StreamEvents, events, StreamRequests)
+	case events < requests+eventsMargin:
+		in.Keeps, in.Short = events, requests+eventsMargin
 	}
 	slices.Sort(in.Topology)
 	in.Topology = slices.Compact(in.Topology) // two roles have subjects in common
+	slices.Sort(in.Failed)
 	slices.Sort(in.Denied)
 	in.Denied = slices.Compact(in.Denied)
 	slices.SortFunc(in.Streams, func(a, b StreamState) int { return strings.Compare(a.Name, b.Name) })

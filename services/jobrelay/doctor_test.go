@@ -286,7 +286,7 @@ func TestDoctor(t *testing.T) {
 		}, stateWrong, "nats: streams", "LEDGER has discard", "topology apply"},
 		{"a log shorter than its request", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = w.nats(js, update(broker.StreamEvents, func(s *jetstream.StreamConfig) { s.MaxAge = 24 * time.Hour }))
-		}, stateWrong, "nats: streams", "EVENTS keeps 24h0m0s", "topology apply"},
+		}, stateWrong, "nats: streams", "EVENTS keeps 24h0m0s, and must keep 408h0m0s", "nats stream edit EVENTS --max-age=408h"},
 		{"a consumer that is gone", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = w.nats(js, func(ctx context.Context, js jetstream.JetStream) error {
 				return js.DeleteConsumer(ctx, broker.StreamCommands, "watcher")
@@ -398,6 +398,10 @@ func TestDoctor(t *testing.T) {
 			stateWrong, "configuration of launcher", "--launch-in-flight takes 1 to 1000", "docs/configuration.md"},
 		{"a variable that nobody reads", func(t *testing.T, _ *doctorCommand) { t.Setenv("JOBRELAY_NATS_ULR", "x") },
 			stateHint, "configuration", "JOBRELAY_NATS_ULR is set", "correct its name"},
+		{"a variable beside those of NATS", func(t *testing.T, _ *doctorCommand) {
+			t.Setenv("JOBRELAY_NKEY_INGEST", "x")
+			t.Setenv("JOBRELAY_NKEYS", "x")
+		}, stateHint, "configuration", "JOBRELAY_NKEYS is set", "correct its name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := healthy(t)
@@ -496,6 +500,9 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			}
 			api := cmp.Or(c.api, "$JS.API")
 			found := strings.Join(denied(broker.RoleNotifier, broker.RoleIngest), "\n")
+			if want := "nats: permissions: the login may not listen to the inbox of notifier, but to that of ingest"; !strings.Contains(found, want) || strings.Contains(found, "no answer") {
+				t.Errorf("it does not say whose login it is, or asks what cannot be answered:\n%s", found)
+			}
 			for _, subject := range []string{"ledger.callback.doctor", "status.notifier.doctor", api + ".STREAM.INFO.LEDGER", api + ".CONSUMER.INFO.EVENTS.notifier"} {
 				if !strings.Contains(found, "nats: permissions: the login may not publish to "+subject) {
 					t.Errorf("%s is not found:\n%s", subject, found)
