@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -398,6 +399,26 @@ func TestTheConsoleAsksWhoIsThere(t *testing.T) {
 	}
 	if seen < 6 {
 		t.Errorf("%d consoles were looked at", seen)
+	}
+}
+
+// TestTheIngressOfTheDocs: what docs/install.md gives leads to the console's Service.
+func TestTheIngressOfTheDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "```yaml\n")
+	text, _, ok := strings.Cut(text, "```")
+	var ingress networkingv1.Ingress
+	if err := yaml.UnmarshalStrict([]byte(text), &ingress); err != nil || !ok || len(ingress.Spec.TLS) != 1 {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	backend := ingress.Spec.Rules[0].HTTP.Paths[0].Backend.Service
+	if !slices.ContainsFunc(of[corev1.Service](t, withConsole.render(t), "Service"), func(s corev1.Service) bool {
+		return s.Name == backend.Name && s.Namespace == ingress.Namespace && s.Spec.Ports[0].Port == backend.Port.Number
+	}) {
+		t.Errorf("%+v is no Service", backend)
 	}
 }
 
