@@ -134,7 +134,8 @@ func newStack(t *testing.T, p *plane) *stack {
 	if err := os.WriteFile(policy, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--nats-url=" + n.URL(), "--topology=create", "--metrics-addr=127.0.0.1:0", "--policy-file=" + policy}
+	args := []string{"--nats-url=" + n.URL(), "--topology=create", "--metrics-addr=127.0.0.1:0"}
+	rules := "--policy-file=" + policy
 	parse := func(cfg any, vars map[string]string, more ...string) {
 		t.Helper()
 		if err := process.Parse(cfg, vars, append(more, args...)...); err != nil {
@@ -146,11 +147,11 @@ func newStack(t *testing.T, p *plane) *stack {
 	var wa watcher.Config
 	var no notifier.Config
 	var co console.Config
-	parse(&in, nil, "--sqs-queue-url="+address)
+	parse(&in, nil, rules, "--sqs-queue-url="+address)
 	in.Endpoint, in.Region = q.URL(), "us-east-1"
-	parse(&la, nil, "--kubeconfig="+p.kubeconfigOf(t, "launcher"))
-	parse(&wa, nil, "--kubeconfig="+p.kubeconfigOf(t, "watcher"))
-	parse(&no, notifier.Vars(), "--webhook-allow=127.0.0.0/8")
+	parse(&la, nil, rules, "--kubeconfig="+p.kubeconfigOf(t, "launcher"))
+	parse(&wa, nil, rules, "--kubeconfig="+p.kubeconfigOf(t, "watcher"))
+	parse(&no, notifier.Vars(), rules, "--webhook-allow=127.0.0.0/8")
 	parse(&co, nil, "--listen=127.0.0.1:0", "--users-file="+usersFile(t))
 	pages := make(chan string, 1)
 	co.OnListen = func(address string) { pages <- address }
