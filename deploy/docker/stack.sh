@@ -114,7 +114,6 @@ addresses() {
   console     http://$(compose port console 8090): pages of what happens
   NATS        nats://$nats, monitor http://$(compose port nats 8222)
   Kubernetes  https://$kubernetes: make kubeconfig
-  console     http://$(compose port console 8090)
 END
 	if running toxiproxy; then
 		cat <<END
