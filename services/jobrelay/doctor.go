@@ -30,7 +30,7 @@ import (
 // doctorCommand looks at what the services work with, as they would find it: its
 // flags and variables are theirs. It changes nothing.
 type doctorCommand struct {
-	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier,console" default:"all" help:"The service whose place, login and account it is run with: all (of the pipeline), ingest, launcher, watcher, notifier or console."`
+	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier,console,console-actions" default:"all" help:"The service whose place, login and account it is run with: ingest, launcher, watcher, notifier, or all of these; console, or console-actions where it has --allow-actions."`
 	Broker broker.Config        `embed:""`
 	Policy replica.PolicyConfig `embed:""`
 
@@ -96,12 +96,13 @@ func show(c *console, found []finding) error {
 	return c.print(nil, columns("", rows...))
 }
 
-// of reports whether a role is looked at.
+// of reports whether one of the roles is looked at.
 func (d *doctorCommand) of(roles ...string) bool {
-	return d.Role == "all" || slices.Contains(roles, d.Role)
+	return slices.ContainsFunc(d.roles(), func(r string) bool { return slices.Contains(roles, r) })
 }
 
-// roles are those that are looked at.
+// roles are those that are looked at. The console need not be there: it is looked at by
+// name alone.
 func (d *doctorCommand) roles() []string {
 	if d.Role == "all" {
 		return []string{"ingest", "launcher", "watcher", "notifier"}
@@ -109,13 +110,22 @@ func (d *doctorCommand) roles() []string {
 	return []string{d.Role}
 }
 
+// isConsole reports whether the console is looked at, with its actions or without.
+func (d *doctorCommand) isConsole() bool { return d.of(broker.RoleConsole, broker.RoleActions) }
+
 func (d *doctorCommand) examine(ctx context.Context) []finding {
 	if d.now == nil {
 		d.now = time.Now
 	}
 	found := d.configuration()
-	policy, about := d.policy()
-	found = append(found, about...)
+	var policy *request.Policy
+	if d.isConsole() {
+		found = append(found, d.console()...)
+	} else {
+		var about []finding
+		policy, about = d.policy()
+		found = append(found, about...)
+	}
 	if d.of("notifier") {
 		found = append(found, d.files(policy)...)
 	}
@@ -152,8 +162,8 @@ func (d *doctorCommand) configuration() (found []finding) {
 		if role == "ingest" && len(d.QueueURLs) > 0 {
 			args = []string{"--sqs-queue-url=" + strings.Join(d.QueueURLs, ",")}
 		}
-		if !d.of(role) || role == "ingest" && args == nil {
-			continue // without a queue, sqs says so
+		if !d.of(role) || role == "ingest" && args == nil || role == "console" {
+			continue // without a queue, sqs says so; console looks itself
 		}
 		if err := process.Parse(s.cfg, s.vars, args...); err != nil {
 			found = append(found, wrong("configuration of "+role, err.Error(), "set the flag, or its variable, to what docs/configuration.md says; "+role+" does not start with it"))
@@ -174,6 +184,40 @@ func (d *doctorCommand) configuration() (found []finding) {
 	}
 	if len(found) == 0 {
 		found = append(found, ok("configuration", "every variable is known, and every value good"))
+	}
+	return found
+}
+
+// console reads its variables, as it does at its start, and looks at who may look.
+func (d *doctorCommand) console() (found []finding) {
+	const check = "console: who may look"
+	var cfg pages.Config
+	if err := process.Parse(&cfg, nil); err != nil {
+		return []finding{wrong("configuration of console", err.Error(), "set the flag, or its variable, to what docs/configuration.md says; console does not start with it")}
+	}
+	if cfg.AllowActions != (d.Role == broker.RoleActions) {
+		other := map[bool]string{true: broker.RoleActions, false: broker.RoleConsole}[cfg.AllowActions]
+		found = append(found, wrong("configuration of console", fmt.Sprintf("it has --allow-actions=%v, and so is NATS's user %s", cfg.AllowActions, other), "ask with --role "+other+", or change its flag and its login (docs/console)"))
+	}
+	for _, file := range []struct{ flag, name string }{{"--users-file", cfg.UsersFile}, {"--csrf-key", cfg.CSRFKey}} {
+		if file.name == "" {
+			continue
+		}
+		if _, err := process.ReadFile(file.name); err != nil {
+			found = append(found, wrong(check, file.flag+": "+err.Error(), "put the file there, as docs/console says; the console does not start without it"))
+		} else if info, err := os.Stat(file.name); err == nil && info.Mode().Perm()&0o004 != 0 {
+			found = append(found, hint(check, file.name+" can be read by every account of this machine", "chmod o-r; of a mounted Secret, defaultMode: 0440"))
+		}
+	}
+	switch {
+	case cfg.Unauthenticated:
+		found = append(found, hint(check, "everybody who reaches "+cfg.Listen, "see that a tunnel or a network policy lets nobody else in, or take --users-file or --user-header (docs/console)"))
+	case cfg.UsersFile != "":
+		found = append(found, ok(check, "who has a password in "+cfg.UsersFile))
+	case cfg.UserHeader != "":
+		found = append(found, ok(check, fmt.Sprintf("whom a proxy at %s names in %s", cfg.TrustedProxies, cfg.UserHeader)))
+	default:
+		found = append(found, ok(check, "who is on this machine, at "+cfg.Listen))
 	}
 	return found
 }

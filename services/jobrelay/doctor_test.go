@@ -480,7 +480,7 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 				}
 				return out
 			}
-			for _, role := range (&doctorCommand{Role: "all"}).roles() {
+			for _, role := range append((&doctorCommand{Role: "all"}).roles(), broker.RoleConsole, broker.RoleActions) {
 				if found := denied(role, role); len(found) > 0 {
 					t.Errorf("%s: %q", role, found)
 				}
@@ -510,6 +510,72 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDoctorOfTheConsole: a healthy console has nothing wrong, and nothing that is not its
+// own is looked at; with each fault in its settings the doctor says what, and what to do.
+func TestDoctorOfTheConsole(t *testing.T) {
+	w := &ward{t: t, dir: t.TempDir()}
+	url := w.nats(natsserver.Options{JetStream: true})
+	users := w.write("users", "ada:x\n")
+	t.Setenv("JOBRELAY_LISTEN", ":8090")
+	for _, c := range []struct {
+		name, role           string
+		set                  map[string]string
+		state, found, remedy string
+	}{
+		{"nothing", "console", nil, stateOK, "who has a password in " + users, ""},
+		{"with actions", "console-actions", map[string]string{"ALLOW_ACTIONS": "true"}, stateOK, "who has a password", ""},
+		{"behind a proxy", "console", map[string]string{"USERS_FILE": "", "USER_HEADER": "X-User", "TRUSTED_PROXIES": "10.0.0.0/8"}, stateOK, "names in X-User", ""},
+		{"on a loopback", "console", map[string]string{"USERS_FILE": "", "LISTEN": "127.0.0.1:8090"}, stateOK, "who is on this machine", ""},
+		{"nobody is asked", "console", map[string]string{"USERS_FILE": "", "UNAUTHENTICATED": "true"}, stateHint, "everybody who reaches :8090", "--users-file"},
+		{"open without saying so", "console", map[string]string{"USERS_FILE": ""}, stateWrong, "lets everybody look", "docs/configuration.md"},
+		{"a file that is missing", "console", map[string]string{"USERS_FILE": filepath.Join(w.dir, "none")}, stateWrong, "--users-file: open ", "does not start"},
+		{"a key that is missing", "console-actions", map[string]string{"ALLOW_ACTIONS": "true", "CSRF_KEY": filepath.Join(w.dir, "none")}, stateWrong, "--csrf-key: open ", "does not start"},
+		{"actions as a user without them", "console", map[string]string{"ALLOW_ACTIONS": "true"}, stateWrong, "NATS's user console-actions", "--role console-actions"},
+		{"a user with actions, and no flag", "console-actions", nil, stateWrong, "NATS's user console", "--role console"},
+		{"a variable that nobody reads", "console", map[string]string{"USER_FILE": "x"}, stateHint, "JOBRELAY_USER_FILE is set", "correct its name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("JOBRELAY_USERS_FILE", users)
+			for name, value := range c.set {
+				t.Setenv("JOBRELAY_"+name, value)
+				if value == "" {
+					os.Unsetenv("JOBRELAY_" + name) // Setenv brings it back
+				}
+			}
+			d := &doctorCommand{Role: c.role}
+			d.Broker.URL, d.Broker.Replicas, d.Policy.File = url, 1, "of-others"
+			var out bytes.Buffer
+			err := d.Run(t.Context(), &console{out: &out, machine: encodings["json"]})
+			if errors.Is(err, errFindings) != (c.state == stateWrong) {
+				t.Errorf("it ends with %v", err)
+			}
+			hit := false
+			for line := range strings.Lines(out.String()) {
+				var f finding
+				if err := json.Unmarshal([]byte(line), &f); err != nil {
+					t.Fatal(err)
+				}
+				hit = hit || f.State == c.state && strings.Contains(f.Found, c.found) && strings.Contains(f.Remedy, c.remedy)
+				if strings.HasPrefix(f.Check, "kubernetes") || strings.HasPrefix(f.Check, "sqs") || f.Check == "policy" {
+					t.Errorf("it looks at what is not the console's: %s", line)
+				}
+			}
+			if !hit {
+				t.Errorf("it does not say so:\n%s", out.String())
+			}
+		})
+	}
+	t.Run("a file that everybody may read", func(t *testing.T) {
+		t.Setenv("JOBRELAY_USERS_FILE", users)
+		if err := os.Chmod(users, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if found := fmt.Sprint((&doctorCommand{Role: "console"}).console()); !strings.Contains(found, "can be read by every account") {
+			t.Error(found)
+		}
+	})
 }
 
 // nkey writes the seed of a role's user into the ward's folder; it returns the public
