@@ -144,13 +144,27 @@ func refusals(t *testing.T, s *secured) {
 			every = append(every, concrete(pattern))
 		}
 	}
+	// In an account of its own a role asks JetStream under another prefix.
+	prefixed := func(subject string) string {
+		if rest, ok := strings.CutPrefix(subject, "$JS.API."); ok && s.api != "" {
+			return s.api + "." + rest
+		}
+		return subject
+	}
+	for _, subject := range every {
+		every = append(every, prefixed(subject))
+	}
 	slices.Sort(every)
 	every = slices.Compact(every)
 	for _, r := range broker.Roles() {
+		var may []string
+		for _, pattern := range r.Publish() {
+			may = append(may, prefixed(pattern))
+		}
 		published, subscribed := 0, 0
 		th := s.thief(r.Name, "_INBOX_"+r.Name)
 		for _, subject := range every {
-			if !covers(r.Publish(), subject) || s.api != "" && strings.HasPrefix(subject, "$JS.API.") {
+			if !covers(may, subject) {
 				published++
 				if th.publishes(subject) {
 					t.Errorf("%s may publish to %s", r.Name, subject)
