@@ -111,7 +111,7 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 	f.set(func(p *Progress) {
 		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
 	})
-	for next <= extent.Last && ctx.Err() == nil {
+	for (next <= extent.Last || next < newest) && ctx.Err() == nil { // what was shown stays
 		if into != f.index {
 			if after, err := f.source.Scan(ctx, newest, func(e broker.Seen) { f.index.Add(e) }); err == nil {
 				newest = after
