@@ -3,8 +3,10 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 )
@@ -63,14 +65,16 @@ func (s *server) live(w http.ResponseWriter, r *http.Request) {
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
 		after = last
 	}
-	l.place, _ = strconv.ParseUint(after, 10, 64) // 0, the beginning, where it says nothing
+	l.place, _ = strconv.ParseUint(after, 10, 64)          // 0, the beginning, where it says nothing
+	l.moves, _ = strconv.ParseUint(q.Get("moves"), 10, 64) // likewise: then the first look is a change
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // of proxies that would gather it
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	if err := l.run(ctx); err != nil && ctx.Err() == nil {
+	// A write that fails ends ctx, too: so its own error tells who was too slow.
+	if err := l.run(ctx); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.metrics.cutOff.Inc()
 	}
 }
@@ -100,9 +104,6 @@ func (l *listener) run(ctx context.Context) error {
 		t := time.NewTicker(movesEvery)
 		defer t.Stop()
 		look = t.C
-		if l.server.reachable() == nil {
-			l.moves, _ = l.server.reads.Moves(ctx, l.key) // the next look says it
-		}
 	}
 	l.moved = l.server.hub.after(l.place).moved
 	for {
