@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/drain"
 	"github.com/jobrelay/jobrelay/pkg/process"
 )
 
@@ -113,10 +114,10 @@ func (s *server) handler() http.Handler {
 
 // serve answers until ctx ends.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
-	h := &http.Server{
+	h := drain.New(&http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-	}
+	})
 	done := make(chan error, 1)
 	go func() { done <- h.Serve(netutil.LimitListener(l, maxConnections)) }()
 	select {
@@ -126,13 +127,8 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	}
 	stop, cancel := process.Outlive(ctx, stopWithin)
 	defer cancel()
-	if err := h.Shutdown(stop); err != nil {
-		_ = h.Close()
-	}
-	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	_ = h.Stop(stop) // what took longer is cut off
+	return <-done
 }
 
 // frame is what every page has around what it shows.
