@@ -178,7 +178,7 @@ func (d *doctorCommand) configuration() (found []finding) {
 	}
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, process.EnvPrefix+"_") && !known[name] {
+		if strings.HasPrefix(name, process.EnvPrefix+"_") && !known[name] && !strings.HasPrefix(name, broker.KeyVariable("")) {
 			found = append(found, hint("configuration", name+" is set, and nothing reads it", "correct its name (docs/configuration.md), or take it away"))
 		}
 	}
@@ -281,22 +281,62 @@ func readableByAll(folder string) (out []string) {
 }
 
 func (d *doctorCommand) nats(ctx context.Context) []finding {
-	cfg := d.Broker
-	cfg.Role, cfg.Instance = d.Role, "doctor"
-	if d.Role == "all" {
-		cfg.Role = "operator"
+	inbox, tried, found := d.login(ctx)
+	if inbox == "" {
+		return found
 	}
-	b, err := broker.Dial(ctx, cfg, zerolog.Nop())
+	b, err := d.dial(ctx, inbox)
 	if err != nil {
-		return []finding{wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")}
+		return []finding{noNATS(err)}
 	}
 	defer b.Close()
-	in, err := b.Inspect(ctx, d.now, d.roles()...)
+	in, err := b.Inspect(ctx, d.now, tried...)
 	if err != nil {
 		return []finding{wrong("nats", err.Error(), "try again")}
 	}
-	return judgeNATS(in, d.Broker.Replicas)
+	return append(found, judgeNATS(in, d.Broker.Replicas)...)
 }
+
+func (d *doctorCommand) dial(ctx context.Context, role string) (*broker.Broker, error) {
+	cfg := d.Broker
+	cfg.Role, cfg.Instance = role, "doctor"
+	return broker.Dial(ctx, cfg, zerolog.Nop())
+}
+
+func noNATS(err error) finding {
+	return wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")
+}
+
+// login is the role whose inbox the login may listen to, and the roles that it is tried
+// on: a login that is one role's may not do what another's does, and that is right.
+// Without an inbox, what was found is all there is to say.
+func (d *doctorCommand) login(ctx context.Context) (inbox string, tried []string, found []finding) {
+	b, err := d.dial(ctx, broker.RoleOperator)
+	if err != nil {
+		return "", nil, []finding{noNATS(err)}
+	}
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	fits, err := b.Fits(ctx)
+	const check = "nats: permissions"
+	switch {
+	case err != nil:
+		return "", nil, []finding{noNATS(err)}
+	case len(fits) == 0:
+		return "", nil, []finding{wrong(check, "the login may listen to no role's inbox: no answer reaches it", "log in as one of the users of deploy/nats, or allow the role's inbox to this one, as _INBOX_ingest.>")}
+	case d.Role != "all" && !slices.Contains(fits, d.Role):
+		return fits[0], d.roles(), []finding{wrong(check, "the login may not listen to the inbox of "+d.Role+", but to that of "+strings.Join(fits, ", "), "log in as "+d.Role+": --nats-nkey, or JOBRELAY_NATS_NKEY")}
+	case d.Role != "all":
+		return d.Role, d.roles(), nil
+	case len(fits) == 1:
+		return fits[0], fits, []finding{skipped(check, "the login is the "+fits[0]+"'s: it was tried on what that role does, and on nothing else", "run it with --role "+strings.Join(d.roles(), ", ")+", and the login of each")}
+	}
+	return fits[0], d.roles(), nil
+}
+
+// loginTimeout bounds the question whose login it is.
+const loginTimeout = 5 * time.Second
 
 func (d *doctorCommand) sqs(ctx context.Context) (found []finding) {
 	if len(d.QueueURLs) == 0 {
