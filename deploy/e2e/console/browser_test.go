@@ -350,3 +350,9 @@ func (r *axeResults) String() string {
 	defer r.mu.Unlock()
 	return fmt.Sprintf("axe-core: %d looks at pages, %d rules passed, %d violations", r.pages, r.passed, r.violations)
 }
+
+// opened opens what a page shows only when it is asked to.
+func (b *tab) opened() {
+	b.t.Helper()
+	eval[int](b, `[...document.querySelectorAll('details')].map(d => d.open = true).length`)
+}

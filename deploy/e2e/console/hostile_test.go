@@ -109,7 +109,7 @@ func (w *writer) hostile() *hostile {
 	bad.Version, bad.Ready = evil("version"), false
 	notifier := replica("notifier", "one")
 	notifier.Failing = 1
-	notifier.Endpoints = []broker.Endpoint{{Name: evilAddress("status endpoint"), Breaker: evil("breaker"), Since: now, Failures: 2, Cause: evil("cause"), Last: given.Attempts[0]}}
+	notifier.Endpoints = []broker.Endpoint{{Name: evilAddress("status endpoint"), Breaker: evil("breaker"), Since: now, Failures: 2, Cause: evil("cause"), Last: delivery.Attempt{At: now, Class: delivery.Class(evil("class"))}}}
 	w.reports(bad, notifier)
 	return h
 }
@@ -147,21 +147,22 @@ func TestHostileTexts(t *testing.T) {
 		path  string
 		texts []string
 	}{
-		{"/", []string{evilAddress("status endpoint"), evil("cause"), evil("check")}},
-		{"/jobs", []string{evil("id"), evil("running id"), evilToken("service"), evil("namespace"), evil("code")}},
+		{"/", []string{evilAddress("status endpoint"), evil("breaker"), evil("cause"), evil("check name"), evil("check"), evil("version"), evilToken("role"), evilToken("instance"), evil("parked cause"), evil("running id")}},
+		{"/jobs", []string{evil("id"), evil("running id"), evilToken("service"), evil("namespace"), evil("jobName"), evil("code")}},
 		{h.failed.page(), []string{
-			evil("id"), evilToken("service"), evil("jobName"), evil("namespace"), evil("image"), evil("podName"), evil("nodeName"), evil("code"), evil("message"),
-			evil("container"), evil("reason"), evil("terminationMessage"), evil("logTail"), evil("letter reason"), evilAddress("parked endpoint"),
+			evil("id"), evilToken("service"), evil("jobName"), evil("namespace"), evil("podName"), evil("nodeName"), evil("code"), evil("message"),
+			evil("evidence pod"), evil("evidence node"), evil("container"), evil("reason"), evil("terminationMessage"), evil("logTail"), evil("letter reason"), evilAddress("parked endpoint"),
 		}},
 		{h.running.page(), []string{evil("running id"), evil("jobName")}},
 		{"/jobs/" + h.parked, []string{evil("parked cause")}},
 		{"/refused", []string{evil("refused id"), evilToken("refused-service"), evil("refused code")}},
 		{"/refused/" + h.refused, []string{
-			evil("refused id"), evil("refused code"), evil("problem path"), evil("problem message"), evil("refused body"), evil("queue"),
+			evil("refused id"), evil("refused code"), evil("refused message"), evil("problem path"), evil("problem code"), evil("problem message"), evil("refused body"), evil("queue"),
 		}},
 		{"/undelivered", []string{evilAddress("endpoint"), evilAddress("parked endpoint"), evil("id"), evil("letter reason")}},
 	} {
 		b.shows(p.path)
+		b.opened()
 		b.asText(p.path, p.texts...)
 		b.clean(p.path)
 	}

@@ -77,13 +77,7 @@ func TestKeyboardAlone(t *testing.T) {
 
 	b.shows("/jobs")
 	b.tabTo("the services", `document.activeElement.name === 'service'`)
-	b.do(chromedp.KeyEvent("mail"))
-	b.await("mail is chosen", `document.activeElement.value === 'mail'`)
-	b.do(chromedp.KeyEvent("\r"))
-	if !eval[bool](b, `location.search.includes('service=mail')`) {
-		b.tabTo("the button that filters", `document.activeElement.matches('button, input[type=submit]')`)
-		b.do(chromedp.KeyEvent("\r"))
-	}
+	b.do(chromedp.KeyEvent("mail"), chromedp.KeyEvent("\r"))
 	b.await("the jobs of mail", `location.search.includes('service=mail') && document.readyState === 'complete' && [...document.querySelectorAll('main tbody tr')].length > 0 && [...document.querySelectorAll('main tbody tr')].every(r => r.innerText.includes('mail'))`)
 
 	b.tabTo("a job", `(document.activeElement.getAttribute('href') || '').match(/^\/jobs\/[0-9a-f]{32}/)`)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
@@ -88,31 +87,18 @@ func TestManyJobs(t *testing.T) {
 		}
 	}
 	b.shows("/jobs")
-	b.reads("100,000")
+	b.reads("100\u202f000 jobs")
 	w.mustFind(b, fmt.Sprintf("many/%s/%07d", services[3].name, 3))
 
 	cpu, resident, err := c.Usage()
 	w.must(err)
-	peak := c.peak(t)
+	peak, err := c.Peak()
+	w.must(err)
 	t.Logf("the console's memory with %d jobs: %d MB resident, %d MB at most; CPU since its start %s", manyJobs, resident>>20, peak>>20, cpu.Round(10*time.Millisecond))
 	if peak > memoryMost {
 		t.Errorf("the console had %d MB, and may have %d", peak>>20, memoryMost>>20)
 	}
 	report(t, "pages of the large index", all)
-}
-
-// peak is the most memory that the process ever held, in bytes; of Linux.
-func (c *served) peak(t *testing.T) int {
-	t.Helper()
-	proc, err := procfs.NewProc(c.Pid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	status, err := proc.NewStatus()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int(status.VmHWM)
 }
 
 // mustFind finds a job by its id in the page's form.

@@ -326,7 +326,10 @@ func told(t *testing.T, base, path string) bool {
 }
 
 // liveJS is true of a page that is told of changes.
-const liveJS = `(document.querySelector('[data-live]')?.dataset.live === 'on')`
+const liveJS = `(document.querySelector("#connection")?.dataset.connection === "live")`
+
+// fillingJS is true of a page that says how far the index is.
+const fillingJS = `(document.querySelector("progress") !== null)`
 
 // live waits until the page is told of changes.
 func (b *tab) live() {

@@ -28,7 +28,7 @@ func (s *scene) others() []page {
 		{"denied", "/refused/" + s.denied}, {"reused", "/refused/" + s.reused}, {"garbled", "/refused/" + s.garbled},
 		{"endpoint", "/undelivered?endpoint=" + url.QueryEscape(oldCRM)}, {"no endpoint", "/undelivered?endpoint=nobody"},
 		{"filtered", "/jobs?service=billing&state=failed"}, {"nothing fits", "/jobs?service=billing&state=failed&code=EVICTED&namespace=mail"},
-		{"found", "/jobs?id=nightly"}, {"not found", "/jobs?id=no-such-job"},
+		{"found", "/jobs?id=nightly"}, {"codes", "/codes"}, {"replayed", "/undelivered?replayed=1"}, {"not found", "/jobs?id=no-such-job"},
 	}
 }
 
@@ -39,6 +39,7 @@ var broken = regexp.MustCompile(`undefined|NaN|<nil>|%!|\[object |0001-01-01|197
 // or says what no page says.
 func (b *tab) sound(where string) {
 	b.t.Helper()
+	b.opened()
 	b.axe(where)
 	b.fits(where)
 	if found := broken.FindString(b.text()); found != "" {
@@ -97,15 +98,16 @@ func TestWhatPagesSay(t *testing.T) {
 
 	// The invoice: its whole story.
 	b.shows(sc.invoice.page())
+	b.opened()
 	b.reads(sc.invoice.id, "billing", "OOM_KILLED", "it used more than its memory limit of 512Mi", "137", "OOMKilled", sc.invoice.pod(), "rendering page 812 of 2204", sc.invoice.name(), sc.invoice.image,
 		"503", "204", "500", "429")
 	if n := eval[int](b, `document.querySelectorAll('main svg').length`); n == 0 {
 		t.Error("the timeline is no picture")
 	}
-	if !eval[bool](b, `[...document.querySelectorAll('main a')].some(a => /error-codes/.test(a.href) && /OOM_KILLED/.test(a.href + a.innerText))`) {
+	if !eval[bool](b, `[...document.querySelectorAll('main a')].some(a => new URL(a.href).pathname === '/codes' && a.hash === '#OOM_KILLED')`) {
 		t.Error("no link leads to what is written of OOM_KILLED")
 	}
-	order := eval[[]int](b, `(() => { const text = document.querySelector('main').innerText; return ['503', '500', '429'].map(s => text.indexOf(s)); })()`)
+	order := eval[[]int](b, `(() => { const text = document.querySelector('#steps').innerText; return ['503', '500', '429'].map(s => text.indexOf(s)); })()`)
 	if order[0] > order[1] || order[1] > order[2] {
 		t.Errorf("the attempts are not in order: %v", order)
 	}
@@ -167,8 +169,8 @@ func TestFilterFindAndPaging(t *testing.T) {
 	c := s.ready()
 	b := open(t, c.url)
 	all := b.walk("/jobs")
-	if len(all) != sc.all {
-		t.Errorf("all pages have %d jobs, and there are %d", len(all), sc.all)
+	if want := sc.all + 4; len(all) != want { // with the refused messages
+		t.Errorf("all pages have %d jobs, and there are %d", len(all), want)
 	}
 	billing, failed, both := b.walk("/jobs?service=billing"), b.walk("/jobs?state=failed"), b.walk("/jobs?service=billing&state=failed")
 	if len(billing) == 0 || len(billing) >= len(all) || len(failed) != 5 || len(both) == 0 || len(both) > len(failed) {
@@ -189,7 +191,7 @@ func TestFilterFindAndPaging(t *testing.T) {
 	}
 	// What can be chosen is what there is.
 	b.shows("/jobs")
-	if got := eval[[]string](b, `[...document.querySelector('select[name=service]').options].map(o => o.value)`); strings.Join(got, " ") != " billing mail ml.training reports thumbnails" {
+	if got := eval[[]string](b, `[...document.querySelector('#services').options].map(o => o.value)`); strings.Join(got, " ") != "billing mail ml.training reports thumbnails" {
 		t.Errorf("the services to choose are %q", got)
 	}
 	b.find(sc.order.id)
