@@ -129,7 +129,7 @@ func open(t *testing.T, base string) *tab {
 			_, err := page.AddScriptToEvaluateOnNewDocument(watching).Do(ctx)
 			return err
 		}),
-		emulation.SetTimezoneOverride("Europe/Berlin"),
+		emulation.SetTimezoneOverride("Europe/Berlin"), emulation.SetLocaleOverride().WithLocale("en-GB"),
 	)
 	b.look(light)
 	return b

@@ -118,8 +118,9 @@ func TestLive(t *testing.T) {
 		b.live()
 		var all []time.Duration
 		for i := range times {
-			before := eval[string](b, `document.querySelector('main').innerText`)
-			there := b.sees("a count", `document.querySelector('main').innerText.replace(/[0-9]+ ?s\b/g, '') !== `+quote(before)+`.replace(/[0-9]+ ?s\b/g, '')`)
+			const count = `document.querySelector('[data-count="started"] .count').innerText`
+			before := eval[string](b, count)
+			there := b.sees("a count", count+` !== `+quote(before))
 			j := w.job(job{id: fmt.Sprintf("counted-%d", i)})
 			at := time.Now()
 			j.started(0)
@@ -212,6 +213,25 @@ func TestABrokenConnectionHeals(t *testing.T) {
 	if !eval[bool](b, `window.sameDocument === true`) {
 		t.Error("the page was loaded anew")
 	}
+}
+
+// TestASilentConnectionHeals: a connection that nothing comes on any more, and that
+// nobody has closed, is given up by the page itself.
+func TestASilentConnectionHeals(t *testing.T) {
+	s := startStack(t)
+	w := s.writer()
+	c := s.ready()
+	l := through(t, c.url)
+	b := open(t, l.url())
+	b.expect("Failed to load resource")
+	b.expect("ERR_")
+	b.shows("/jobs")
+	b.live()
+	l.freeze()
+	j := w.job(job{id: "behind-silence"})
+	j.started(0)
+	b.reads(j.id)
+	b.live()
 }
 
 // TestALongCutHeals: where more came than the console remembers, nothing is missing

@@ -5,6 +5,7 @@ package console
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -27,7 +28,7 @@ type stack struct {
 	nats *natsd.Server
 }
 
-// startStack starts NATS with all streams and the console's durable. The user test,
+// startStack starts NATS with all streams. The user test,
 // which may do everything, is the only one that is not of deploy/nats.
 func startStack(t *testing.T) *stack {
 	t.Helper()
@@ -45,8 +46,7 @@ func startStack(t *testing.T) *stack {
 	s.conf = natsd.Config{Dir: t.TempDir(), Addr: fmt.Sprintf("127.0.0.1:%d", ports[0]), File: file}
 	s.startNATS()
 	t.Cleanup(func() { s.nats.Stop() })
-	w := s.writer()
-	w.must(w.CreateTap(t.Context(), broker.Tap{Name: broker.RoleConsole}))
+	s.writer() // makes the streams
 	return s
 }
 
@@ -161,8 +161,9 @@ type link struct {
 }
 
 type linkState struct {
-	cut   bool
-	conns map[net.Conn]struct{}
+	cut    bool
+	conns  map[net.Conn]struct{}
+	frozen map[net.Conn]struct{} // of these nothing is carried on
 }
 
 // through starts a link to a server; the address is the link's own end.
@@ -209,7 +210,7 @@ func (l *link) carry(client net.Conn) {
 	done := make(chan struct{}, 2)
 	for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
 		go func() {
-			_, _ = copyUntilClosed(pair[0], pair[1])
+			l.copy(pair[0], pair[1])
 			done <- struct{}{}
 		}()
 	}
@@ -223,17 +224,22 @@ func (l *link) carry(client net.Conn) {
 	l.state <- s
 }
 
-func copyUntilClosed(to, from net.Conn) (n int64, err error) {
+func (l *link) copy(to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
-		k, err := from.Read(buf)
+		n, err := from.Read(buf)
 		if err != nil {
-			return n, err
+			return
 		}
-		if _, err := to.Write(buf[:k]); err != nil {
-			return n, err
+		s := <-l.state
+		_, frozen := s.frozen[from]
+		l.state <- s
+		if frozen {
+			continue
 		}
-		n += int64(k)
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
 	}
 }
 
@@ -250,5 +256,13 @@ func (l *link) cut() {
 func (l *link) mend() {
 	s := <-l.state
 	s.cut = false
+	l.state <- s
+}
+
+// freeze keeps every connection that there is and carries nothing on them any more, as
+// a way does that forgot them; new ones pass.
+func (l *link) freeze() {
+	s := <-l.state
+	s.frozen = maps.Clone(s.conns)
 	l.state <- s
 }
