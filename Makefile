@@ -6,13 +6,13 @@
 SHELL := /bin/sh
 
 BIN := bin
-SERVICES := ingest launcher watcher notifier jobrelay
+SERVICES := ingest launcher watcher notifier console jobrelay
 BINARIES := $(SERVICES:%=$(BIN)/%)
 KUBERNETES := $(BIN)/kubernetes
 NATS := $(BIN)/nats-server
 VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/jobrelay/jobrelay/pkg/process.version=$(VERSION)
-GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev/null) pkg/request/testdata/sample.json go.mod go.sum deploy/build.sh
+GO_FILES := $(shell find pkg services -name '*.go' -not -name '*_test.go' 2>/dev/null) $(shell find services/console/templates services/console/static -type f 2>/dev/null) pkg/request/testdata/sample.json go.mod go.sum deploy/build.sh
 
 # Tools are pinned in a module of their own and built once.
 TOOL := go build -modfile=tools/go.mod -o $(BIN)/tools/

@@ -41,7 +41,7 @@ lay_out() {
 	case $1 in
 	jobrelay)
 		ln bin/jobrelay "$dir/root/jobrelay"
-		for service in ingest launcher watcher notifier; do
+		for service in ingest launcher watcher notifier console; do
 			ln -s jobrelay "$dir/root/$service"
 		done
 		bundle=$(authorities)

@@ -70,7 +70,7 @@ up() {
 	else
 		if running toxiproxy; then compose rm -s -f toxiproxy; fi
 		compose up -d --no-build --remove-orphans --scale "notifier=${notifiers:-2}" \
-			nats sqs kubernetes webhooks ingest launcher watcher notifier
+			nats sqs kubernetes webhooks ingest launcher watcher notifier console
 	fi
 	await_health
 	# What an earlier build of ours left untagged.

@@ -60,7 +60,7 @@ func (s *secured) start(account func(func(string) string) string, taps []broker.
 func (s *secured) configuration(server, accounts string) (file string) {
 	s.t.Helper()
 	dir := s.t.TempDir()
-	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleOperator, "tap-billing", "tap-tenant"} {
+	for _, name := range []string{broker.RoleIngest, broker.RoleLauncher, broker.RoleWatcher, broker.RoleNotifier, broker.RoleConsole, broker.RoleActions, broker.RoleOperator, "tap-billing", "tap-tenant"} {
 		s.t.Setenv(broker.KeyVariable(name), s.newKey(name))
 	}
 	for _, name := range []string{server, accounts, "tap.conf", "tenant.conf"} {

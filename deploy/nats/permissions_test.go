@@ -12,6 +12,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
+	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
 // TestEachRoleHasWhatItNeeds runs the NATS side of the pipeline, each role's calls
@@ -101,13 +102,25 @@ func pipeline(t *testing.T, s *secured) {
 	must[[]broker.Rejected](t, "rejections")(operator.Rejections(ctx, broker.RejectionFilter{Limit: 10}))
 	must[[]broker.Pause](t, "paused")(operator.Paused(ctx))
 	must[[]string](t, "unended")(operator.Unended(ctx, "s"))
-	mustDo(t, "create a tap", operator.CreateTap(ctx, broker.Tap{Name: "console"}))
+	mustDo(t, "create a tap", operator.CreateTap(ctx, broker.Tap{Name: "one"}))
 	must[[]broker.TapState](t, "taps")(operator.Taps(ctx))
 	mustDo(t, "verify", broker.VerifyTopology(ctx, operator.JetStream()))
 
-	// console: with the tap that the operator made for it.
-	s.open(broker.RoleConsole)
-	mustDo(t, "delete a tap", operator.DeleteTap(ctx, "console"))
+	mustDo(t, "delete a tap", operator.DeleteTap(ctx, "one"))
+
+	// console: by places, one log, what is parked, letters, statuses; and never a request.
+	for _, role := range []string{broker.RoleConsole, broker.RoleActions} {
+		console := s.open(role)
+		looks(t, console, key)
+		refused := must[broker.Rejected](t, "rejected")(console.Rejected(ctx, event.RejectedLogKey("bad", []byte("{}"))))
+		if refused.Code != "MESSAGE_INVALID" || string(refused.Body) != "{}" {
+			t.Errorf("%+v", refused)
+		}
+		if role == broker.RoleActions {
+			mustDo(t, "cancel", console.Cancel(ctx, broker.Cancel{ID: "id", At: time.Now(), By: "ada"}))
+			must[delivery.Run](t, "replay")(console.ReplayBy(ctx, []delivery.Letter{letter}, "ada"))
+		}
+	}
 
 	// Every service says how it is.
 	for role, b := range map[string]*broker.Broker{broker.RoleIngest: ingest, broker.RoleLauncher: launcher, broker.RoleWatcher: watcher, broker.RoleNotifier: notifier} {
@@ -116,6 +129,39 @@ func pipeline(t *testing.T, s *secured) {
 	if all := must[[]broker.Status](t, "statuses")(operator.Statuses(ctx)); len(all) != 4 {
 		t.Errorf("%d statuses", len(all))
 	}
+}
+
+// looks makes every call that a console makes to read.
+func looks(t *testing.T, console *broker.Broker, key string) {
+	t.Helper()
+	ctx := t.Context()
+	extent := must[broker.Extent](t, "extent")(console.Extent(ctx))
+	seen := 0
+	next := must[uint64](t, "scan")(console.Scan(ctx, extent.First, func(broker.Stored) { seen++ }))
+	if seen == 0 || next != extent.Last+1 {
+		t.Errorf("%d events until %d of %+v", seen, next, extent)
+	}
+	back := 0
+	must[uint64](t, "scan back")(console.ScanBack(ctx, extent.Last+1, 100, func(broker.Stored) bool { back++; return true }))
+	if back != seen {
+		t.Errorf("%d events forwards, %d backwards", seen, back)
+	}
+	logs := must[[]timeline.Records](t, "log")(console.Log(ctx, key))
+	if len(logs) != 1 || logs[0].Request != nil || len(logs[0].Log) != 3 {
+		t.Errorf("%+v", logs)
+	}
+	must[map[broker.LogName]broker.Tail](t, "tails")(console.Tails(ctx, []broker.LogName{{Service: "s", Key: key}}))
+	must[uint64](t, "moves")(console.Moves(ctx, key))
+	must[[]broker.Status](t, "statuses")(console.Statuses(ctx))
+	_, last, err := console.LetterPlaces(ctx)
+	mustDo(t, "places of letters", err)
+	letters := 0
+	must[uint64](t, "letters")(console.ScanLetters(ctx, 1, func(uint64, delivery.Letter) { letters++ }))
+	if letters == 0 || last == 0 {
+		t.Errorf("%d letters until %d", letters, last)
+	}
+	must[uint64](t, "parked callbacks")(console.ParkedCallbacks(ctx, 0, 100, func(timeline.Parked) {}))
+	must[uint64](t, "parked launches")(console.ParkedLaunches(ctx, 0, 100, func(string, timeline.Launch) {}))
 }
 
 // nobodysBusiness are subjects that no service has, and most of which nobody has.

@@ -69,7 +69,7 @@ func Apart(key func(role string) string) string {
 	}
 	out.WriteString("  ]\n}\n")
 	for _, r := range Roles() {
-		fmt.Fprintf(&out, "# %s: %s\n%s_%s {\n  users: [\n", r.Name, r.What, AccountName, strings.ToUpper(r.Name))
+		fmt.Fprintf(&out, "# %s: %s\n%s_%s {\n  users: [\n", r.Name, r.What, AccountName, strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_")))
 		imports(&out, key(r.Name), r.Publish(), r.Subscribe())
 		out.WriteString("  ]\n}\n")
 	}

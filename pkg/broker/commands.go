@@ -17,6 +17,7 @@ import (
 type Cancel struct {
 	ID     string    `json:"id"`
 	Reason string    `json:"reason,omitempty"` // the operator's words; they go to the webhook
+	By     string    `json:"by,omitempty"`     // who asked, where that is known; for the log alone
 	At     time.Time `json:"at"`
 }
 

@@ -49,7 +49,7 @@ func (b *Broker) History(ctx context.Context, id string) ([]timeline.Records, er
 }
 
 // Log is what the opened streams keep of a log key: nothing where there is neither
-// a request nor an event.
+// a request nor an event, nor, for who may not read requests, a launch that is parked.
 func (b *Broker) Log(ctx context.Context, logKey string) ([]timeline.Records, error) {
 	r := timeline.Records{LogKey: logKey}
 	var err error
@@ -66,7 +66,13 @@ func (b *Broker) Log(ctx context.Context, logKey string) ([]timeline.Records, er
 		}
 	}
 	if r.Request == nil && len(r.Log) == 0 {
-		return nil, nil
+		if b.opened(StreamRequests) {
+			return nil, nil
+		}
+		if err := b.readParked(ctx, &r); err != nil || r.Launch == nil {
+			return nil, err
+		}
+		return []timeline.Records{r}, nil
 	}
 	for _, read := range []func(context.Context, *timeline.Records) error{b.readLedger, b.readLetters, b.readParked, b.readCommands} {
 		if err := read(ctx, &r); err != nil {

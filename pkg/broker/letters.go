@@ -114,10 +114,16 @@ func (b *Broker) Letters(ctx context.Context, f LetterFilter, each func(delivery
 // again within two minutes is dropped by the server; later it finds its ledger, and
 // is done.
 func (b *Broker) Replay(ctx context.Context, letters []delivery.Letter) (delivery.Run, error) {
+	return b.ReplayBy(ctx, letters, "")
+}
+
+// ReplayBy is Replay by somebody who is known: the letters keep the name.
+func (b *Broker) ReplayBy(ctx context.Context, letters []delivery.Letter, by string) (delivery.Run, error) {
 	if len(letters) == 0 {
 		return delivery.Run{}, errors.New("a replay of no letter")
 	}
 	run := delivery.NewRun(letters)
+	run.By = by
 	w := delivery.Wakeup{Key: letters[0].LogKey, Run: &run}
 	data, err := json.Marshal(w)
 	if err != nil {

@@ -15,6 +15,7 @@ const (
 	RoleWatcher  = "watcher"
 	RoleNotifier = "notifier"
 	RoleConsole  = "console"
+	RoleActions  = "console-actions" // of a console that may act
 	RoleOperator = "operator"
 )
 
@@ -58,8 +59,12 @@ func Roles() []Role {
 		},
 		{
 			Name: RoleConsole, What: "shows jobs to people; never a request, which has the webhook's address",
-			Reads:    []string{StreamEvents, StreamLedger, StreamWakeups, StreamRejections, StreamDeadLetters, StreamStatus},
-			Consumes: []Consumer{{StreamEvents, Tap{Name: RoleConsole}.Durable(), []string{"events.*.*.*"}, tapAckWait, tapMaxAckPending}},
+			Reads: consoleReads,
+		},
+		{
+			Name: RoleActions, What: "the console with --allow-actions: cancels jobs and replays dead letters, too",
+			Writes: []string{"commands.cancel.*", "wakeups.callback.>"},
+			Reads:  append(slices.Clone(consoleReads), StreamCommands),
 		},
 		{
 			Name: RoleOperator, What: "the command jobrelay: applies the topology, reads all, cancels, pauses, replays, makes taps",
@@ -69,6 +74,10 @@ func Roles() []Role {
 		},
 	}
 }
+
+// consoleReads are the streams that a console reads. It makes no consumer and has none:
+// it gets messages by their places (docs/adr/0018).
+var consoleReads = []string{StreamEvents, StreamLedger, StreamWakeups, StreamRejections, StreamDeadLetters, StreamStatus}
 
 // roleNamed is the role of that name; false: there is none, such as in tests.
 func roleNamed(name string) (Role, bool) {

@@ -2,14 +2,13 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
 // parkedBatch is how many parked callbacks one question asks for, some 300 bytes
@@ -20,29 +19,7 @@ const parkedBatch = 500
 // to each, from a stream sequence on and about most of them. It returns where to go
 // on, or 0 after the last.
 func (b *Broker) Parked(ctx context.Context, from uint64, most int, each func(delivery.Wakeup)) (next uint64, err error) {
-	next = max(from, 1)
-	for seen := 0; seen < most; {
-		n := 0
-		err := b.batch(ctx, StreamWakeups, "*."+PurposeCallback+".>", next, parkedBatch, func(m *jetstream.RawStreamMsg) error {
-			var w delivery.Wakeup
-			if err := json.Unmarshal(m.Data, &w); err != nil {
-				b.log.Warn().Err(err).Str("subject", m.Subject).Msg("parked callbacks") // one that cannot be read hides no other
-			} else {
-				each(w)
-			}
-			next = m.Sequence + 1
-			n++
-			return nil
-		})
-		if err != nil {
-			return 0, fmt.Errorf("parked callbacks: %w", err)
-		}
-		if n < parkedBatch {
-			return 0, nil
-		}
-		seen += n
-	}
-	return next, nil
+	return b.ParkedCallbacks(ctx, from, most, func(p timeline.Parked) { each(p.Wakeup) })
 }
 
 // OldestUnacknowledged is when the oldest message was stored that the consumer has

@@ -40,6 +40,7 @@ type Letter struct {
 type Replayed struct {
 	Run string    `json:"run"`
 	At  time.Time `json:"at"`
+	By  string    `json:"by,omitempty"` // who started it, where that is known
 }
 
 // Delivered is the letter after a replay has delivered it.
@@ -53,6 +54,7 @@ func (l Letter) Delivered(run string, at time.Time) Letter {
 type Run struct {
 	ID      string `json:"id"`
 	Service string `json:"service,omitempty"`
+	By      string `json:"by,omitempty"` // who started it, where that is known
 	// Letters are the ordinals of the letters, rising; at most MaxLetters.
 	Letters []int `json:"letters"`
 }

@@ -1,4 +1,4 @@
-// Package replica is what the four services have in common beside their work:
+// Package replica is what the services have in common beside their work:
 // the name of this replica, its address for health and metrics, its connection
 // to NATS, and what it says of itself on STATUS.
 package replica

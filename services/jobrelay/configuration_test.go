@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/jobrelay/jobrelay/pkg/process"
+	pages "github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -29,7 +30,7 @@ from the flags themselves (` + "`make generate`" + `); a bad value is one line a
 Each variable ` + "`JOBRELAY_X` may be given as `JOBRELAY_X_FILE`" + `, the file that holds its
 value: so a secret, such as a login in the address of NATS, stands in no environment.
 
-All four know the verb ` + "`healthcheck`" + `, serve ` + "`/healthz`, `/readyz` and `/metrics`" + `,
+All know the verb ` + "`healthcheck`" + `, serve ` + "`/healthz`, `/readyz` and `/metrics`" + `,
 and stop in order within 25 s after SIGTERM.
 The AWS SDK's own variables (` + "`AWS_REGION`, `AWS_ENDPOINT_URL_SQS`" + `, credentials) hold for ingest.
 `)
@@ -40,6 +41,7 @@ The AWS SDK's own variables (` + "`AWS_REGION`, `AWS_ENDPOINT_URL_SQS`" + `, cre
 	}{
 		{"ingest", &ingest.Config{}, nil}, {"launcher", &launcher.Config{}, nil},
 		{"watcher", &watcher.Config{}, nil}, {"notifier", &notifier.Config{}, notifier.Vars()},
+		{"console", &pages.Config{}, nil},
 	} {
 		fmt.Fprintf(&page, "\n## %s\n\n", s.name)
 		if err := process.WriteFlags(&page, s.cfg, s.vars); err != nil {

@@ -58,6 +58,7 @@ func (d *demoCommand) Run(ctx context.Context, c *console) error {
 		return fmt.Errorf("the demo failed: %w; the services' log is %s", err, logFile.Name())
 	}
 	s.say("done", "callbacks 0, 1 and 2 arrived, in order; everything is stopped")
+	s.say("look", "`jobrelay dev` keeps such a stack up, and says the address of its console, which shows it in a browser")
 	if d.Keep {
 		s.say("kept", "%s", dir)
 		return nil

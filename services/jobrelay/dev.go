@@ -25,7 +25,7 @@ func (d *devCommand) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	s.say("ready", "%s; callbacks may go to %s", s.cfg.Dir+"/"+descriptionFile, d.WebhookAllow)
-	next(progress, d.StateDir)
+	next(progress, d.StateDir, s.description.Console.URL)
 	err = s.wait(ctx)
 	s.say("stopping", "the services, then their parts")
 	s.stop()
@@ -34,10 +34,10 @@ func (d *devCommand) Run(ctx context.Context, c *console) error {
 }
 
 // next says what to type now.
-func next(out io.Writer, dir string) {
+func next(out io.Writer, dir, console string) {
 	flag := ""
 	if dir != ".jobrelay" {
 		flag = " --state-dir " + dir
 	}
-	fmt.Fprintf(out, "\nsend a message from another terminal:\n  jobrelay send%s MESSAGE.json\n\n", flag)
+	fmt.Fprintf(out, "\nsend a message from another terminal:\n  jobrelay send%s MESSAGE.json\nand look at %s\n\n", flag, console)
 }

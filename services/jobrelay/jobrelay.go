@@ -20,6 +20,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/cluster"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
+	pages "github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -33,7 +34,7 @@ type cli struct {
 	Output  string           `name:"output" short:"o" enum:"table,json,yaml,text" default:"table" help:"Form of what is printed: table for people (text is the same), json or yaml for machines."`
 	Version kong.VersionFlag `env:"-" help:"Print the version."`
 
-	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the four services and a webhook receiver."`
+	Dev      devCommand      `cmd:"" help:"Run everything in one command: NATS, SQS, Kubernetes, the services, the console and a webhook receiver."`
 	Demo     demoCommand     `cmd:"" help:"Run the original's sample message through a stack of its own and show what happens."`
 	Send     sendCommand     `cmd:"" help:"Put messages on a queue."`
 	Validate validateCommand `cmd:"" help:"Say everything that is wrong with messages, in files or waiting in a queue."`
@@ -77,7 +78,7 @@ const stopAll = process.StopTimeout + 4*stopTimeout
 
 // Main runs the command line and returns the exit code. Called by the name of a
 // service, as the container image's links do, it is that service: one binary
-// then holds what all five share (docs/adr/0007).
+// then holds what all six share (docs/adr/0007).
 func Main() int {
 	switch filepath.Base(os.Args[0]) {
 	case "ingest":
@@ -88,6 +89,8 @@ func Main() int {
 		return watcher.Main()
 	case "notifier":
 		return notifier.Main()
+	case "console":
+		return pages.Main()
 	}
 	var c cli
 	var failed error

@@ -29,6 +29,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/jobstatus"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/telemetry"
+	pages "github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -57,7 +58,8 @@ var labelBounds = map[string]bound{
 	"file":      {note: "a key file of the policy's `signingKey`", values: []string{"example"}},
 	"version":   {note: "of this build", values: []string{process.Version()}},
 	"revision":  {note: "of this build"}, "goversion": {note: "of this build"},
-	"configuration": closed("policy", "signing", "callback-files"),
+	"configuration": closed("policy", "signing", "callback-files", "users"),
+	"page":          closed(pages.PageNames()...),
 
 	"jobrelay_consumer_messages_total/outcome": closed(broker.Settled()...),
 	"jobrelay_ingest_messages_total/outcome":   closed("accepted", "duplicate", "rejected", "given back"),
@@ -65,6 +67,9 @@ var labelBounds = map[string]bound{
 	"jobrelay_watcher_cancels_total/outcome":   closed("ended", "stopped", "late", "unknown"),
 	"jobrelay_watcher_log_tails_total/outcome": closed("read", "gone", "forbidden", "timeout", "skipped", "failed"),
 	"jobrelay_watcher_errors_total/operation":  closed("watch", "log", "job"),
+	"jobrelay_console_logins_total/outcome":    closed(pages.Logins()...),
+	"jobrelay_console_actions_total/action":    closed(pages.Actions()...),
+	"jobrelay_console_actions_total/outcome":   closed(pages.Outcomes()...),
 }
 
 // bound is what bounds a label: its values, said in words where they are many or
@@ -129,7 +134,7 @@ type metric struct {
 	roles            []string
 }
 
-// TestMetricsPage compares docs/metrics.md with what the four services register,
+// TestMetricsPage compares docs/metrics.md with what the services register,
 // whether it has a value yet or not.
 func TestMetricsPage(t *testing.T) {
 	all := map[string]*metric{}
@@ -170,7 +175,7 @@ take the ` + "`max`" + `, not the sum. ` + "[deploy/monitoring](../deploy/monito
 		m := all[name]
 		slices.Sort(m.roles)
 		roles := strings.Join(m.roles, ", ")
-		if len(m.roles) == 4 {
+		if len(m.roles) == 5 {
 			roles = "all"
 		}
 		fmt.Fprintf(&page, "| `%s` | %s | %s | %s | %s |\n", m.name, m.kind, strings.Join(m.labels, ", "), roles, m.help)
@@ -198,7 +203,7 @@ take the ` + "`max`" + `, not the sum. ` + "[deploy/monitoring](../deploy/monito
 	generated(t, "docs/metrics.md", page.Bytes())
 }
 
-// registries are those of the four services, each at work beside a real NATS and a
+// registries are those of the services, each at work beside a real NATS and a
 // real queue, without Kubernetes.
 func registries(t *testing.T) map[string]*process.Registry {
 	t.Helper()
@@ -207,6 +212,11 @@ func registries(t *testing.T) map[string]*process.Registry {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.Stop)
+	b, err := broker.Open(t.Context(), broker.Config{URL: n.URL()}, zerolog.Nop()) // the console makes no streams
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
 	q, err := sqsd.Start(sqsd.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -226,11 +236,13 @@ func registries(t *testing.T) map[string]*process.Registry {
 		l launcher.Config
 		w watcher.Config
 		o notifier.Config
+		c pages.Config
 	)
 	nats, address, kube := "--nats-url="+n.URL(), "--metrics-addr=127.0.0.1:0", "--kubeconfig="+kubeconfig
 	if err := errors.Join(
 		process.Parse(&i, nil, nats, address, "--sqs-queue-url="+queue), process.Parse(&l, nil, nats, address, kube),
 		process.Parse(&w, nil, nats, address, kube), process.Parse(&o, notifier.Vars(), nats, address),
+		process.Parse(&c, nil, nats, address, "--listen=127.0.0.1:0", "--allow-actions"),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -241,6 +253,7 @@ func registries(t *testing.T) map[string]*process.Registry {
 		return out[role]
 	}
 	i.Replica.Registry, l.Replica.Registry, w.Replica.Registry, o.Replica.Registry = own("ingest"), own("launcher"), own("watcher"), own("notifier")
+	c.Replica.Registry = own("console")
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	run := func(f func() error) {
@@ -254,6 +267,7 @@ func registries(t *testing.T) map[string]*process.Registry {
 	run(func() error { return launcher.Run(ctx, l, zerolog.Nop()) })
 	run(func() error { return watcher.Run(ctx, w, zerolog.Nop()) })
 	run(func() error { return notifier.Run(ctx, o, zerolog.Nop()) })
+	run(func() error { return pages.Run(ctx, c, zerolog.Nop()) })
 	t.Cleanup(func() {
 		cancel()
 		q.EndPolls()

@@ -23,6 +23,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	pages "github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -66,6 +67,9 @@ type description struct {
 	Webhooks struct {
 		URL string `json:"url"`
 	} `json:"webhooks"`
+	Console struct {
+		URL string `json:"url"`
+	} `json:"console"`
 	Metrics map[string]string `json:"metrics"`
 }
 
@@ -107,6 +111,7 @@ type stack struct {
 		launcher launcher.Config
 		watcher  watcher.Config
 		notifier notifier.Config
+		console  pages.Config
 	}
 	description  description
 	services     *errgroup.Group
@@ -173,7 +178,7 @@ func (s *stack) keepPorts(ctx context.Context) error {
 			_ = l.Close()
 		}
 	}()
-	for _, part := range []string{"nats", "sqs", "webhooks", "ingest", "launcher", "watcher", "notifier"} {
+	for _, part := range []string{"nats", "sqs", "webhooks", "ingest", "launcher", "watcher", "notifier", "console", "console-metrics"} {
 		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", s.ports[part]))
 		if err != nil {
 			if l, err = listen.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
@@ -238,7 +243,7 @@ func (s *stack) startKubernetes(ctx context.Context) error {
 	return err
 }
 
-// configure reads the four services' configuration with the addresses of this
+// configure reads the services' configuration with the addresses of this
 // stack; all else comes from the environment, as for their own binaries. A bad
 // value is told before anything starts.
 func (s *stack) configure(context.Context) error {
@@ -252,6 +257,7 @@ func (s *stack) configure(context.Context) error {
 		process.Parse(&c.launcher, nil, nats, metrics("launcher"), instance, kube),
 		process.Parse(&c.watcher, nil, nats, metrics("watcher"), instance, kube),
 		process.Parse(&c.notifier, notifier.Vars(), nats, metrics("notifier"), instance, "--webhook-allow="+s.cfg.WebhookAllow),
+		process.Parse(&c.console, nil, nats, metrics("console-metrics"), instance, "--listen="+s.address("console"), "--allow-actions"),
 	)
 }
 
@@ -270,7 +276,7 @@ func (s *stack) kubeconfig() string {
 	return filepath.Join(s.cfg.Dir, "kubernetes", "kubeconfig")
 }
 
-// startServices runs the four, and waits until they are ready.
+// startServices runs the four, waits until they are ready, and then shows them.
 func (s *stack) startServices(ctx context.Context) error {
 	c := s.configs
 	c.ingest.QueueURLs = []string{s.description.SQS.QueueURL} // as the endpoint names it
@@ -292,6 +298,13 @@ func (s *stack) startServices(ctx context.Context) error {
 		s.description.Metrics[role] = "http://" + address + "/metrics"
 	}
 	s.say("services", "ingest, launcher, watcher and notifier are ready")
+	s.services.Go(func() error { return pages.Run(s.ended, c.console, log("console")) })
+	if err := s.awaitReady(ctx, s.address("console-metrics")); err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	s.description.Console.URL = "http://" + s.address("console")
+	s.description.Metrics["console"] = "http://" + s.address("console-metrics") + "/metrics"
+	s.say("console", "%s shows what happens", s.description.Console.URL)
 	return nil
 }
 

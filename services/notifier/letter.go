@@ -86,6 +86,7 @@ func (n *notifier) replayed(ctx context.Context, t *token) error {
 		return nil
 	}
 	l := t.letter.Delivered(t.wakeup.Run.ID, n.now().UTC())
+	l.Replayed.By = t.wakeup.Run.By
 	l.Attempts = t.wakeup.Attempts
 	return n.put(ctx, t, l)
 }

@@ -57,7 +57,7 @@ func (w *Watcher) Cancel(ctx context.Context, m broker.Message) error {
 			return err
 		}
 		w.metrics.cancels.WithLabelValues(outcome).Inc()
-		w.logger.Info().Str("id", c.ID).Str("key", e.LogKey).Str("service", r.GetService()).Str("outcome", outcome).Msg("cancel")
+		w.logger.Info().Str("id", c.ID).Str("key", e.LogKey).Str("service", r.GetService()).Str("by", c.By).Str("outcome", outcome).Msg("cancel")
 		return nil
 	}
 	return errMovedOn
