@@ -278,17 +278,22 @@ func (s *stack) users() []string {
 // login answers the browser's question for a name and a password from now on.
 func (b *tab) login(name, password string) {
 	b.t.Helper()
-	chromedp.ListenTarget(b.ctx, func(event any) {
+	err := chromedp.Listen(b.ctx, func(event any) {
 		switch e := event.(type) {
 		case *fetch.EventAuthRequired:
 			go func() {
-				_ = chromedp.Run(b.ctx, fetch.ContinueWithAuth(e.RequestID, &fetch.AuthChallengeResponse{Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: name, Password: password}))
+				_, _ = chromedp.Call(b.ctx, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{RequestID: e.RequestID, AuthChallengeResponse: &fetch.AuthChallengeResponse{
+					Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: name, Password: password,
+				}})
 			}()
 		case *fetch.EventRequestPaused:
-			go func() { _ = chromedp.Run(b.ctx, fetch.ContinueRequest(e.RequestID)) }()
+			go func() { _, _ = chromedp.Call(b.ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: e.RequestID}) }()
 		}
 	})
-	b.do(fetch.Enable().WithHandleAuthRequests(true))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	send(b, fetch.Enable, fetch.EnableParams{HandleAuthRequests: new(true)})
 }
 
 // TestPasswords: with a file of users nobody gets in without a password, to no page,

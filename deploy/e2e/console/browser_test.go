@@ -7,6 +7,7 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -60,7 +62,7 @@ func run(m *testing.M) int {
 	var stop context.CancelFunc
 	chromium, stop = chromedp.NewContext(allocator)
 	defer stop()
-	if err := chromedp.Run(chromium); err != nil {
+	if err := chromedp.Do(chromium); err != nil {
 		fmt.Fprintf(os.Stderr, "%s does not start: %v\n", binary, err)
 		return 1
 	}
@@ -121,16 +123,19 @@ func open(t *testing.T, base string) *tab {
 			}
 		}
 	})
-	chromedp.ListenTarget(ctx, b.hear)
-	b.do(
-		runtime.Enable(), network.Enable(), page.Enable(),
-		runtime.AddBinding("__xss"), runtime.AddBinding("__said"),
-		chromedp.ActionFunc(func(ctx context.Context) error {
-			_, err := page.AddScriptToEvaluateOnNewDocument(watching).Do(ctx)
-			return err
-		}),
-		emulation.SetTimezoneOverride("Europe/Berlin"), emulation.SetLocaleOverride().WithLocale("en-GB"),
-	)
+	// The first command ties the tab to its context: it must be the tab's own.
+	if err := errors.Join(chromedp.Do(ctx), chromedp.Listen(ctx, b.hear)); err != nil {
+		t.Fatal(err)
+	}
+	send(b, runtime.Enable, cdp.Empty{})
+	send(b, network.Enable, network.EnableParams{})
+	send(b, page.Enable, page.EnableParams{})
+	for _, name := range []string{"__xss", "__said"} {
+		send(b, runtime.AddBinding, runtime.AddBindingParams{Name: name})
+	}
+	send(b, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: watching})
+	send(b, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Europe/Berlin"})
+	send(b, emulation.SetLocaleOverride, emulation.SetLocaleOverrideParams{Locale: "en-GB"})
 	b.look(light)
 	return b
 }
@@ -150,9 +155,9 @@ const watching = `
 func (b *tab) hear(event any) {
 	switch e := event.(type) {
 	case *runtime.EventExceptionThrown:
-		b.say("exception: " + e.ExceptionDetails.Error())
+		b.say("exception: " + (&chromedp.ExceptionError{ExceptionDetails: e.ExceptionDetails}).Error())
 	case *runtime.EventConsoleAPICalled:
-		if e.Type == runtime.APITypeError {
+		if e.Type == runtime.ConsoleAPICalledTypeError {
 			var args []string
 			for _, a := range e.Args {
 				args = append(args, string(a.Value)+a.Description)
@@ -163,7 +168,9 @@ func (b *tab) hear(event any) {
 		b.say(e.Name + ": " + e.Payload)
 	case *page.EventJavascriptDialogOpening:
 		b.say("dialog: " + e.Message)
-		go func() { _ = chromedp.Run(b.ctx, page.HandleJavaScriptDialog(false)) }()
+		go func() { // not from here: the answer would be waited for where it is read
+			_, _ = chromedp.Call(b.ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{})
+		}()
 	case *network.EventRequestWillBeSent:
 		for _, ours := range []string{b.base + "/", "about:", "data:image/"} {
 			if strings.HasPrefix(e.Request.URL, ours) {
@@ -189,23 +196,25 @@ func (b *tab) expect(part string) {
 
 const patience = 30 * time.Second
 
-func (b *tab) try(actions ...chromedp.Action) error {
+func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	return chromedp.Run(ctx, actions...)
-}
-
-func (b *tab) do(actions ...chromedp.Action) {
-	b.t.Helper()
-	// The first Run ties the tab to its context: it must be the tab's own.
-	if chromedp.FromContext(b.ctx).Target == nil {
-		if err := chromedp.Run(b.ctx); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-	if err := b.try(actions...); err != nil {
+	if err := chromedp.Do(ctx, steps...); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// send is a command of the DevTools protocol.
+func send[P, R any](b *tab, c cdp.Command[P, R], params P) R {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	out, err := chromedp.Call(ctx, c, params)
+	if err != nil {
+		b.t.Fatalf("%s: %v", c.Method, err)
+	}
+	return out
 }
 
 // look sets how the page is looked at.
@@ -215,10 +224,8 @@ func (b *tab) look(v view) {
 	if v.dark {
 		scheme = "dark"
 	}
-	b.do(
-		emulation.SetDeviceMetricsOverride(v.width, v.height, 1, v.width < 600),
-		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}),
-	)
+	send(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: v.width, Height: v.height, DeviceScaleFactor: 1, Mobile: v.width < 600})
+	send(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}})
 }
 
 // goTo loads a page and returns its HTTP status.
@@ -248,14 +255,18 @@ func (b *tab) shows(path string) {
 // eval is an expression's value, awaited where it is a promise.
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
-	var out T
-	if err := b.try(chromedp.Evaluate(js, &out, awaited)); err != nil {
+	out, err := tryEval[T](b, js)
+	if err != nil {
 		b.t.Fatalf("%v: %s", err, js)
 	}
 	return out
 }
 
-func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
+func tryEval[T any](b *tab, js string) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
+}
 
 // text is what a person reads on the page.
 func (b *tab) text() string {
@@ -267,8 +278,7 @@ func (b *tab) text() string {
 func (b *tab) await(what, js string) {
 	b.t.Helper()
 	await.That(b.t, what, func() bool {
-		var ok bool
-		err := b.try(chromedp.Evaluate(`Boolean(`+js+`)`, &ok))
+		ok, err := tryEval[bool](b, `Boolean(`+js+`)`)
 		return err == nil && ok // between two pages there is none to ask
 	})
 }

@@ -256,9 +256,7 @@ func TestWhatTheBrowserTells(t *testing.T) {
 	for _, want := range []string{"__xss: careless", "request: http://127.0.0.1:1/x"} {
 		b.heardWithin(want)
 	}
-	if err := b.try(chromedp.Evaluate(`alert('hello')`, nil)); err != nil {
-		t.Fatal(err)
-	}
+	eval[chromedp.Void](b, `alert('hello')`)
 	b.heardWithin("dialog: hello")
 	if !eval[bool](b, `document.querySelector('[onerror]') !== null`) {
 		t.Error("the careless page is careful")

@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// page is one of the console, by the name that its pictures have.
-type page struct{ name, path string }
+// place is a page of the console, by the name that its pictures have.
+type place struct{ name, path string }
 
 // pages are all of them as the scene has them.
-func (s *scene) pages() []page {
-	return []page{
+func (s *scene) pages() []place {
+	return []place{
 		{"now", "/"}, {"jobs", "/jobs"}, {"job", s.invoice.page()}, {"refused", "/refused"}, {"rejection", "/refused/" + s.invalid}, {"undelivered", "/undelivered"},
 	}
 }
 
 // others are more pages of the scene, each unlike the first ones in something.
-func (s *scene) others() []page {
-	return []page{
+func (s *scene) others() []place {
+	return []place{
 		{"completed", s.order.page()}, {"running", s.running.page()}, {"started", s.started.page()}, {"unschedulable", s.training.page()},
 		{"cancelled", s.cancelled.page()}, {"dead letters", s.lost.page()},
 		{"denied", "/refused/" + s.denied}, {"reused", "/refused/" + s.reused}, {"garbled", "/refused/" + s.garbled},
@@ -274,7 +274,7 @@ func TestNATSAway(t *testing.T) {
 	b.await("the page says that NATS is away", `/NATS/.test(document.body.innerText) && /not|away|lost|since/i.test(document.body.innerText)`)
 	b.reads(sc.order.id)
 	b.sound("jobs without NATS")
-	for _, p := range append(sc.pages(), page{"parked", "/undelivered?endpoint=" + url.QueryEscape(partner)}) {
+	for _, p := range append(sc.pages(), place{"parked", "/undelivered?endpoint=" + url.QueryEscape(partner)}) {
 		status := b.goTo(p.path)
 		if status != 200 && status != 503 {
 			t.Errorf("%s without NATS: %d", p.path, status)

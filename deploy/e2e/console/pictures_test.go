@@ -5,7 +5,6 @@ package console
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"image"
 	"image/color"
 	"image/png"
@@ -16,8 +15,7 @@ import (
 	"testing"
 	"time"
 
-	cdppage "github.com/chromedp/cdproto/page"
-	"github.com/chromedp/chromedp"
+	"github.com/chromedp/cdproto/page"
 )
 
 // The pictures of docs/console: as large as a window, and no longer than a person
@@ -71,11 +69,9 @@ func (b *tab) picture(v view) []byte {
 		most = tallestNarrow
 	}
 	height := min(eval[float64](b, `document.documentElement.scrollHeight`), most)
-	var raw []byte
-	b.do(chromedp.ActionFunc(func(ctx context.Context) (err error) {
-		raw, err = cdppage.CaptureScreenshot().WithCaptureBeyondViewport(true).WithClip(&cdppage.Viewport{Width: float64(v.width), Height: height, Scale: 1}).Do(ctx)
-		return err
-	}))
+	raw := send(b, page.CaptureScreenshot, page.CaptureScreenshotParams{
+		CaptureBeyondViewport: new(true), Clip: &page.Viewport{Width: float64(v.width), Height: height, Scale: 1},
+	}).Data
 	img, err := png.Decode(bytes.NewReader(raw))
 	if err != nil {
 		b.t.Fatal(err)
