@@ -98,7 +98,7 @@ func (w *writer) hostile() *hostile {
 			LogKey: h.refused, Body: []byte(body), ID: evil("refused id"), Service: evilToken("refused-service"), Webhook: &jobsv1.Webhook{Url: evilAddress("refused webhook")},
 			Problems: []*jobsv1.Problem{{Path: evil("problem path"), Code: evil("problem code"), Message: evil("problem message")}},
 		},
-		Code: evil("refused code"), Message: evil("refused message"), Source: event.SourceOfQueue(evil("installation"), evil("queue")), Trace: evil("refused trace"), At: now,
+		Code: evil("refused code"), Message: evil("refused message"), Source: event.SourceOfQueue("default", "jobs"), Trace: evil("refused trace"), At: now,
 	}))
 
 	parked := one(evil("parked id"), time.Minute)
@@ -157,7 +157,7 @@ func TestHostileTexts(t *testing.T) {
 		{"/jobs/" + h.parked, []string{evil("parked cause")}},
 		{"/refused", []string{evil("refused id"), evilToken("refused-service"), evil("refused code")}},
 		{"/refused/" + h.refused, []string{
-			evil("refused id"), evil("refused code"), evil("refused message"), evil("problem path"), evil("problem code"), evil("problem message"), evil("refused body"), evil("queue"),
+			evil("refused id"), evil("refused code"), evil("refused message"), evil("problem path"), evil("problem code"), evil("problem message"), evil("refused body"),
 		}},
 		{"/undelivered", []string{evilAddress("endpoint"), evilAddress("parked endpoint"), evil("id"), evil("letter reason")}},
 	} {

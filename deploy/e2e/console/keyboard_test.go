@@ -22,11 +22,11 @@ type stop struct {
 const focused = `(() => {
 	const e = document.activeElement;
 	if (!e || e === document.body || e === document.documentElement) return {body: true};
-	const r = e.getBoundingClientRect(), s = getComputedStyle(e), at = document.elementFromPoint(r.x + Math.min(r.width, 20) / 2, r.y + r.height / 2);
+	const r = e.getBoundingClientRect(), s = getComputedStyle(e), x = r.x + Math.min(r.width, 20) / 2, y = Math.min(Math.max(r.y + Math.min(r.height, 40) / 2, 1), innerHeight - 1), at = document.elementFromPoint(x, y);
 	const name = e.getAttribute('aria-label') || (e.labels && e.labels[0] ? e.labels[0].innerText : '') || e.innerText || e.value || e.title || '';
 	return {
 		tag: e.tagName.toLowerCase(), name: name.trim(), href: e.getAttribute('href') || '', body: false,
-		visible: r.width > 0 && r.height > 0 && r.top >= 0 && r.bottom <= innerHeight && (e === at || e.contains(at) || (at && at.contains(e))),
+		visible: r.width > 0 && r.height > 0 && r.bottom > 0 && r.top < innerHeight && (e === at || e.contains(at) || (at && at.contains(e))),
 		marked: (s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2) || s.boxShadow !== 'none',
 	};
 })()`

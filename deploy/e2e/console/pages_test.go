@@ -131,7 +131,7 @@ func TestWhatPagesSay(t *testing.T) {
 	b.reads(`<?xml version="1.0"?>`, `<job xmlns="urn:shop">`)
 
 	b.shows("/undelivered")
-	b.reads(oldCRM, partner, "customer-88121-export", "410", "502", "gone", "exhausted")
+	b.reads(oldCRM, partner, "customer-88121-export", "410", "no answer", "gone", "exhausted")
 	b.shows("/undelivered?endpoint=" + url.QueryEscape(partner))
 	b.reads(sc.invoice.id)
 	if text := b.text(); strings.Contains(text, "customer-88121-export") {
@@ -194,8 +194,8 @@ func TestFilterFindAndPaging(t *testing.T) {
 	if got := eval[[]string](b, `[...document.querySelector('#services').options].map(o => o.value)`); strings.Join(got, " ") != "billing mail ml.training reports thumbnails" {
 		t.Errorf("the services to choose are %q", got)
 	}
-	b.find(sc.order.id)
-	b.reads(sc.order.id)
+	b.find(sc.training.id)
+	b.reads(sc.training.id)
 	if b.jobLinks() > 1 {
 		t.Errorf("%d jobs are found by a whole id", b.jobLinks())
 	}
