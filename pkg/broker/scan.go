@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -184,22 +185,21 @@ func (b *Broker) parked(ctx context.Context, purpose string, from uint64, most i
 // Moves is a mark of how far the callbacks of a log are: another one means that
 // something became of them.
 func (b *Broker) Moves(ctx context.Context, logKey string) (uint64, error) {
-	var mark uint64
-	for stream, subject := range map[string]string{
-		StreamLedger: ledgerSubject(logKey), StreamWakeups: "*." + PurposeCallback + "." + logKey + ".>",
+	mark := fnv.New64a()
+	for _, at := range []struct {
+		stream   string
+		subjects []string
+	}{
+		{StreamLedger, []string{ledgerSubject(logKey), "ledger.replay." + logKey + ".*"}},
+		{StreamWakeups, []string{"*." + PurposeCallback + "." + logKey + ".>"}},
 	} {
-		messages, err := b.lasts(ctx, stream, subject)
+		messages, err := b.lasts(ctx, at.stream, at.subjects...)
 		if err != nil {
 			return 0, err
 		}
 		for _, m := range messages {
-			mark += m.Sequence // of each stream they only grow, and what is done is gone
+			fmt.Fprintln(mark, m.Subject, m.Sequence)
 		}
 	}
-	replay, err := b.lasts(ctx, StreamLedger, "ledger.replay."+logKey+".*")
-	for _, m := range replay {
-		mark += m.Sequence
-	}
-	return mark, err
+	return mark.Sum64(), nil
 }
-

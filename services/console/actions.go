@@ -80,7 +80,7 @@ func (s *server) job(ctx context.Context, r *http.Request) (timeline.Records, ti
 	if !logKeyForm.MatchString(logKey) {
 		return timeline.Records{}, timeline.Timeline{}, errNoJob
 	}
-	logs, err := s.reads.Log(ctx, logKey)
+	logs, err := s.readLog(ctx, logKey)
 	if err != nil {
 		return timeline.Records{}, timeline.Timeline{}, err
 	}

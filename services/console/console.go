@@ -114,26 +114,36 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go users.Watch(watching)
-	if ctx, err = r.Connect(ctx); err != nil {
-		return err
-	}
 	index, hub := NewIndex(cfg.Jobs), newHub()
 	f := newFollower(r.Broker, index, hub, log)
 	s := &server{
 		cfg: cfg, index: index, hub: hub, progress: f.Progress, reads: r.Broker, tokens: tokens, log: log, now: time.Now,
 		letters: newLetters(r.Broker), glance: newGlance(r.Broker), stopping: ctx, name: r.Name,
 	}
+	s.letters.reachable, s.glance.reachable = s.reachable, s.reachable
 	s.metrics = newMetrics(r.Registry(), index, f.Progress, func() float64 { return float64(s.listening.Load()) })
 	s.access = newAccess(cfg, users, s.metrics, log)
+	// The pages are there before NATS is, and say so.
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return f.Run(ctx) })
 	group.Go(func() error { return s.serve(ctx, listener) })
+	group.Go(func() error {
+		connected, err := r.Connect(ctx)
+		if err != nil {
+			return err
+		}
+		s.connected.Store(true)
+		f.Run(connected)
+		return context.Cause(connected)
+	})
 	address := listener.Addr().String()
 	log.Info().Str("instance", r.Name).Str("pages", "http://"+address).Bool("actions", cfg.AllowActions).Msg("console is running")
 	if cfg.OnListen != nil {
 		cfg.OnListen(address)
 	}
-	return group.Wait()
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // hostNames are the names by which a browser may call for the console.

@@ -63,7 +63,8 @@ type follower struct {
 }
 
 func newFollower(s source, x *Index, h *hub, log zerolog.Logger) *follower {
-	return &follower{source: s, index: x, hub: h, log: log, now: time.Now, progress: Progress{Filling: true}, answered: time.Now()}
+	begin := time.Now()
+	return &follower{source: s, index: x, hub: h, log: log, now: time.Now, progress: Progress{Filling: true, Away: begin}, answered: begin}
 }
 
 // Progress is how far it is.
@@ -74,8 +75,8 @@ func (f *follower) Progress() Progress {
 }
 
 // Run follows until ctx ends. Whatever fails is tried again; what was appended in the
-// meantime is read then.
-func (f *follower) Run(ctx context.Context) error {
+// meantime is read then. It is called once NATS was there; before, it is away.
+func (f *follower) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		extent, err := f.source.Extent(ctx)
 		if err != nil {
@@ -85,7 +86,6 @@ func (f *follower) Run(ctx context.Context) error {
 		next := f.fill(ctx, extent)
 		f.follow(ctx, extent, next)
 	}
-	return nil
 }
 
 // fill reads what is there: so many events that the index is full, if there are so
@@ -96,8 +96,11 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 		next = max(next, extent.Last+1-room)
 	}
 	f.index.Begin(next > extent.First)
+	f.reached()
 	begin, first, told := f.now(), next, f.now()
-	f.set(func(p *Progress) { *p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away} })
+	f.set(func(p *Progress) {
+		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
+	})
 	for next <= extent.Last && ctx.Err() == nil {
 		after, err := f.source.Scan(ctx, next, func(e broker.Stored) { f.index.Add(e) })
 		if err != nil {

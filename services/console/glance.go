@@ -75,11 +75,12 @@ func (e Endpoint) Answer() string {
 
 // glance reads that when somebody looks, and nothing while nobody does.
 type glance struct {
-	source glanceSource
-	clock  func() time.Time
+	source    glanceSource
+	clock     func() time.Time
+	reachable func() error
 
-	mu   sync.Mutex
-	last present
+	mu    sync.Mutex
+	last  present
 	tried time.Time
 	err   error // of the last try
 }
@@ -103,7 +104,10 @@ func (g *glance) read(ctx context.Context) (present, error) {
 
 func (g *glance) look(ctx context.Context) (present, error) {
 	out := present{At: g.clock()}
-	var err error
+	err := g.reachable()
+	if err != nil {
+		return out, err
+	}
 	if out.Replicas, err = g.source.Statuses(ctx); err != nil {
 		return out, err
 	}

@@ -31,6 +31,9 @@ type jobView struct {
 	Events   []rawEvent
 	Letters  []delivery.Letter // that no replay has delivered, without address and body
 	Ended    bool
+	Image    string
+	Limits   *jobsv1.Quantities
+	Requests *jobsv1.Quantities
 	Refused  string // address of the rejection; empty: it was accepted
 }
 
@@ -71,7 +74,7 @@ func (s *server) showJob(ctx context.Context, f *frame, r *http.Request) error {
 	if !logKeyForm.MatchString(logKey) {
 		return errNoJob
 	}
-	logs, err := s.reads.Log(ctx, logKey)
+	logs, err := s.readLog(ctx, logKey)
 	if err != nil {
 		return err
 	}
@@ -91,6 +94,9 @@ func (s *server) showJob(ctx context.Context, f *frame, r *http.Request) error {
 		v.Waits = append(v.Waits, waitOf(w, t.Service))
 	}
 	for _, e := range records.Log {
+		if d, ok := e.Data.(*jobsv1.JobStarted); ok {
+			v.Image, v.Limits, v.Requests = d.GetImage(), d.GetResources().GetLimits(), d.GetResources().GetRequests()
+		}
 		v.Events = append(v.Events, rawEventOf(records.Service, e))
 	}
 	if n := len(records.Log); n > 0 {
@@ -110,6 +116,14 @@ func (s *server) showJob(ctx context.Context, f *frame, r *http.Request) error {
 	f.Live = url.Values{"page": {"job"}, "key": {logKey}}.Encode()
 	f.Body = v
 	return nil
+}
+
+// readLog is what the streams keep of a log key.
+func (s *server) readLog(ctx context.Context, logKey string) ([]timeline.Records, error) {
+	if err := s.reachable(); err != nil {
+		return nil, err
+	}
+	return s.reads.Log(ctx, logKey)
 }
 
 func title(t timeline.Timeline) string {
@@ -173,7 +187,7 @@ func (s *server) showRejection(ctx context.Context, f *frame, r *http.Request) e
 	if !logKeyForm.MatchString(logKey) {
 		return errNoJob
 	}
-	logs, err := s.reads.Log(ctx, logKey)
+	logs, err := s.readLog(ctx, logKey)
 	if err != nil {
 		return err
 	}

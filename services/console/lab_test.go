@@ -118,9 +118,6 @@ func (l *lab) console(flags ...string) *running {
 	if err := processParse(&cfg, append([]string{"--nats-url=" + l.nats.URL(), "--nats-nkey=" + l.seed(user), "--metrics-addr=127.0.0.1:0", "--listen=127.0.0.1:0"}, flags...)...); err != nil {
 		l.t.Fatal(err)
 	}
-	if err := cfg.Validate(); err != nil {
-		l.t.Fatal(err)
-	}
 	r := &running{t: l.t, said: &await.Text{}}
 	ready := make(chan string, 1)
 	cfg.OnListen = func(address string) { ready <- address }

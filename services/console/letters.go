@@ -42,15 +42,16 @@ type letterSource interface {
 // letters holds the dead letters. It reads what is new when somebody looks, and
 // nothing while nobody does.
 type letters struct {
-	source letterSource
-	now    func() time.Time
+	source    letterSource
+	now       func() time.Time
+	reachable func() error
 
-	mu     sync.Mutex
-	held   map[string]Letter // by log key and ordinal
-	next   uint64            // place
-	tried  time.Time
-	err    error // of the last try
-	more   bool  // there are older ones
+	mu    sync.Mutex
+	held  map[string]Letter // by log key and ordinal
+	next  uint64            // place
+	tried time.Time
+	err   error // of the last try
+	more  bool  // there are older ones
 }
 
 func newLetters(s letterSource) *letters {
@@ -71,6 +72,9 @@ func (l *letters) all(ctx context.Context) (out []Letter, more bool, err error) 
 }
 
 func (l *letters) read(ctx context.Context) error {
+	if err := l.reachable(); err != nil {
+		return err
+	}
 	first, last, err := l.source.LetterPlaces(ctx)
 	if err != nil {
 		return err

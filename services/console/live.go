@@ -95,7 +95,9 @@ func (l *listener) run(ctx context.Context) error {
 		t := time.NewTicker(movesEvery)
 		defer t.Stop()
 		look = t.C
-		l.moves, _ = l.server.reads.Moves(ctx, l.key) // the next look says it
+		if l.server.reachable() == nil {
+			l.moves, _ = l.server.reads.Moves(ctx, l.key) // the next look says it
+		}
 	}
 	l.moved = l.server.hub.after(l.place).moved
 	for {
@@ -113,6 +115,9 @@ func (l *listener) run(ctx context.Context) error {
 			case <-time.After(gather):
 			}
 		case <-look:
+			if l.server.reachable() != nil {
+				continue
+			}
 			moves, err := l.server.reads.Moves(ctx, l.key)
 			if err == nil && moves != l.moves {
 				l.moves = moves
@@ -175,7 +180,7 @@ func (l *listener) beat() error {
 	if l.page == "now" || l.page == "undelivered" {
 		return l.changed(told{Page: l.page})
 	}
-	return l.write(fmt.Sprintf("id: %d\n\n", l.place))
+	return l.write(fmt.Sprintf("id: %d\nevent: pulse\ndata: {}\n\n", l.place))
 }
 
 func (l *listener) changed(t told) error {

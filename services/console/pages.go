@@ -130,6 +130,7 @@ func (s *server) showNow(ctx context.Context, f *frame, _ *http.Request) error {
 type jobsView struct {
 	Path    string
 	Filter  Filter
+	Any     bool // something is filtered
 	Choices Choices
 	States  []timeline.State
 	Codes   []string // those that have documentation
@@ -163,7 +164,7 @@ func (s *server) showRefused(ctx context.Context, f *frame, r *http.Request) err
 // exactly is the log key of the one job that somebody looks for by its whole id, where
 // the index does not hold it: it may be older.
 func (s *server) exactly(ctx context.Context, f Filter) (string, bool) {
-	if f.Text == "" || (f != Filter{Text: f.Text}) || s.index.List(f, 0, 1).Fit > 0 {
+	if s.reachable() != nil || f.Text == "" || (f != Filter{Text: f.Text}) || s.index.List(f, 0, 1).Fit > 0 {
 		return "", false
 	}
 	key := event.Key(f.Text)
@@ -190,7 +191,7 @@ func (s *server) list(ctx context.Context, f *frame, r *http.Request, path strin
 		q.Del("state")
 	}
 	v := jobsView{
-		Path: path, Filter: filter, Choices: s.index.Choices(), States: states[1:], Overall: overall, Before: before,
+		Path: path, Filter: filter, Any: len(q) > 0, Choices: s.index.Choices(), States: states[1:], Overall: overall, Before: before,
 		Newest: address(path, q), Clear: path, Listing: s.index.List(filter, before, pageOfJobs),
 	}
 	if before == 0 { // what is behind the first page changes its place, not what is on it
@@ -223,6 +224,9 @@ func (s *server) list(ctx context.Context, f *frame, r *http.Request, path strin
 // older reads jobs from the log whose last event is before a place, and the place to go
 // on before; 0: there is nothing before it.
 func (s *server) older(ctx context.Context, filter Filter, before uint64) (jobs []Job, next uint64, err error) {
+	if err := s.reachable(); err != nil {
+		return nil, 0, err
+	}
 	seen := map[string]bool{}
 	var open []broker.LogName // whose event may not be the last one
 	next, err = s.reads.ScanBack(ctx, before, maxLooked, func(e broker.Stored) bool {

@@ -43,6 +43,18 @@ type server struct {
 	name     string          // of this replica
 
 	listening atomic.Int64
+	connected atomic.Bool // once to NATS: before, nothing can be read
+}
+
+// errAway is what cannot be read before there was a connection.
+var errAway = errors.New("NATS has not answered yet")
+
+// reachable is nil once something may be asked of NATS.
+func (s *server) reachable() error {
+	if !s.connected.Load() {
+		return errAway
+	}
+	return nil
 }
 
 // headers keep what a page holds to itself: nothing is loaded from elsewhere, nothing

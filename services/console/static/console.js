@@ -5,7 +5,8 @@
 "use strict";
 
 (() => {
-  const leastWait = 1000; // milliseconds between two fetches
+  const leastWait = 300; // milliseconds between two fetches, or three times what the last one took
+  const silence = 17000; // milliseconds without a word, three pulses, after which a connection is dead
   const retryMost = 30000; // between two tries to listen again
   const sayEvery = 10000; // between two announcements to screen readers
 
@@ -35,6 +36,16 @@
     setTimeout(() => form.querySelectorAll("input, select").forEach((e) => { e.disabled = false; }), 0);
   }));
 
+  // A page that could not be made tries again by itself.
+  const again = document.querySelector("[data-again]");
+  if (again) {
+    const wait = Number(again.dataset.again);
+    const look = () => fetch(location.href, { credentials: "same-origin" })
+      .then((answer) => { if (answer.status === 503) throw new Error("not yet"); location.reload(); })
+      .catch(() => setTimeout(look, wait));
+    setTimeout(look, wait);
+  }
+
   const page = document.body.dataset.live;
   if (!page || !window.EventSource) return;
   const connection = document.getElementById("connection");
@@ -50,6 +61,8 @@
   let fetching = false;
   let wanted = false; // something changed since the last fetch began
   let fetched = 0; // when the last fetch began
+  let took = 0; // milliseconds of the last fetch and swap
+  let heard = 0; // when the connection last gave a sign of life
   let timer = 0;
   let retry = 1000;
   let changes = 0; // since the last announcement
@@ -102,6 +115,7 @@
     fetching = true;
     wanted = false;
     fetched = Date.now();
+    let failed = false;
     const here = new URL(location.href);
     here.searchParams.delete("done");
     here.searchParams.set("fragment", "1");
@@ -109,15 +123,16 @@
       const answer = await fetch(here, { credentials: "same-origin", redirect: "error" });
       // While NATS does not answer a page keeps what it shows, and says so.
       if (answer.ok || answer.status === 404 && !document.querySelector("#live table")) swap(await answer.text());
-      else if (answer.status === 503) wanted = true;
-    } catch { wanted = true; }
+      else if (answer.status === 503) wanted = failed = true;
+    } catch { wanted = failed = true; }
     fetching = false;
+    took = wanted && failed ? 700 : Date.now() - fetched; // not so often while it cannot be made
     if (wanted) plan();
   };
   const plan = () => {
     wanted = true;
     if (paused || fetching || timer) return;
-    timer = setTimeout(load, Math.max(0, fetched + leastWait - Date.now()));
+    timer = setTimeout(load, Math.max(0, fetched + Math.max(leastWait, 3 * took) - Date.now()));
   };
 
   const tell = (n) => {
@@ -131,15 +146,18 @@
   const listen = () => {
     const at = document.getElementById("live").dataset.seq;
     source = new EventSource("/live?" + page + "&after=" + encodeURIComponent(at));
-    source.addEventListener("open", () => { retry = 1000; say("live", "Live"); });
+    heard = Date.now();
+    source.addEventListener("open", () => { retry = 1000; heard = Date.now(); say("live", "Live"); });
+    source.addEventListener("pulse", () => { heard = Date.now(); });
     source.addEventListener("changed", (e) => {
+      heard = Date.now();
       let n = 0;
       try { n = JSON.parse(e.data).n; } catch { /* then nothing is announced */ }
       tell(n);
       plan();
     });
-    source.addEventListener("state", plan);
-    source.addEventListener("reload", plan);
+    source.addEventListener("state", () => { heard = Date.now(); plan(); });
+    source.addEventListener("reload", () => { heard = Date.now(); plan(); });
     source.addEventListener("error", () => {
       if (paused) return;
       say("lost", "The connection is lost; it comes back by itself.");
@@ -149,6 +167,15 @@
       retry = Math.min(2 * retry, retryMost);
     });
   };
+
+  // A connection may be dead without an end, as after a sleep: then it is made anew.
+  setInterval(() => {
+    if (paused || source.readyState === EventSource.CLOSED || Date.now() - heard < silence) return;
+    source.close();
+    say("lost", "The connection is lost; it comes back by itself.");
+    listen();
+    plan();
+  }, 1000);
 
   pause.hidden = false;
   pause.addEventListener("click", () => {
