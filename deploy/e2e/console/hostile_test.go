@@ -147,11 +147,11 @@ func TestHostileTexts(t *testing.T) {
 		path  string
 		texts []string
 	}{
-		{"/", []string{evilAddress("status endpoint"), evil("breaker"), evil("cause"), evil("check name"), evil("check"), evil("version"), evilToken("role"), evilToken("instance"), evil("parked cause"), evil("running id")}},
+		{"/", []string{evilAddress("status endpoint"), evil("cause"), evil("check name"), evil("check"), evil("version"), evilToken("role"), evilToken("instance"), evil("parked cause"), evil("running id")}},
 		{"/jobs", []string{evil("id"), evil("running id"), evilToken("service"), evil("namespace"), evil("jobName"), evil("code")}},
 		{h.failed.page(), []string{
 			evil("id"), evilToken("service"), evil("jobName"), evil("namespace"), evil("podName"), evil("nodeName"), evil("code"), evil("message"),
-			evil("evidence pod"), evil("evidence node"), evil("container"), evil("reason"), evil("terminationMessage"), evil("logTail"), evil("letter reason"), evilAddress("parked endpoint"),
+			evil("evidence pod"), evil("evidence node"), evil("container"), evil("reason"), evil("terminationMessage"), evil("logTail"), evil("letter reason"), evilAddress("endpoint"),
 		}},
 		{h.running.page(), []string{evil("running id"), evil("jobName")}},
 		{"/jobs/" + h.parked, []string{evil("parked cause")}},
