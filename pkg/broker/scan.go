@@ -124,13 +124,6 @@ func (b *Broker) LetterPlaces(ctx context.Context) (first, last uint64, err erro
 	return max(info.State.FirstSeq, 1), info.State.LastSeq, nil
 }
 
-// LettersOf are the dead letters of a log, in order.
-func (b *Broker) LettersOf(ctx context.Context, service, logKey string) ([]delivery.Letter, error) {
-	r := timeline.Records{LogKey: logKey, Service: service}
-	err := b.readLetters(ctx, &r)
-	return r.Letters, err
-}
-
 // ParkedCallbacks hands each callback that waits in WAKEUPS to each with its time, as
 // Parked does.
 func (b *Broker) ParkedCallbacks(ctx context.Context, from uint64, most int, each func(timeline.Parked)) (next uint64, err error) {

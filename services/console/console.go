@@ -110,7 +110,9 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		return err
 	}
 	defer r.Stop()
-	r.AddFile("users", users)
+	if cfg.UsersFile != "" {
+		r.AddFile("users", users)
+	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	go users.Watch(watching)

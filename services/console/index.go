@@ -9,7 +9,6 @@ import (
 	"unique"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
@@ -28,15 +27,24 @@ type Job struct {
 	State                    timeline.State
 	First, Last              time.Time // its first event that is known, and its last
 	Place                    uint64    // of its last event on EVENTS
+	N                        int       // ordinal of that in its log
 }
 
 // record is a Job as the index holds it, some 300 bytes with its texts.
 type record struct {
 	key, id, name            string
 	service, namespace, code unique.Handle[string]
-	state                    uint8 // in timeline.States()
+	state, n                 uint8 // state: in timeline.States()
 	first, last              int64 // Unix milliseconds
 	place                    uint64
+}
+
+// Callback is the status of the callback that the event n of its log leads to.
+func (j Job) Callback(n int) int {
+	if n < j.N { // the last one of a log is its end, and those before it start
+		return n
+	}
+	return map[timeline.State]int{timeline.Started: 0, timeline.Running: 1, timeline.Completed: 2, timeline.Failed: 3, timeline.Exception: 99, timeline.Rejected: 99}[j.State]
 }
 
 // Filter says which jobs are listed. Empty fields let all through.
@@ -127,7 +135,7 @@ func (x *Index) Add(e broker.Stored) Job {
 	if s.Job != "" && s.Job != r.name {
 		r.name = short(s.Job)
 	}
-	r.state, r.last, r.place = state, e.Time.UnixMilli(), e.Sequence
+	r.state, r.n, r.last, r.place = state, uint8(min(e.Event.Sequence, 255)), e.Time.UnixMilli(), e.Sequence //nolint:gosec // 0 to 255
 	x.counts[state]++
 	x.order = append(x.order, entry{r.place, r})
 	x.newest = r.place
@@ -186,7 +194,7 @@ func (x *Index) forgetOldest() {
 func (r *record) job() Job {
 	return Job{
 		LogKey: r.key, ID: r.id, Service: r.service.Value(), Namespace: r.namespace.Value(), Name: r.name, Code: r.code.Value(),
-		State: states[r.state], First: time.UnixMilli(r.first).UTC(), Last: time.UnixMilli(r.last).UTC(), Place: r.place,
+		State: states[r.state], First: time.UnixMilli(r.first).UTC(), Last: time.UnixMilli(r.last).UTC(), Place: r.place, N: int(r.n),
 	}
 }
 
@@ -320,15 +328,6 @@ func of(e broker.Stored) Job {
 	s := timeline.Summarize(e.Service, e.Event)
 	return Job{
 		LogKey: e.LogKey, ID: short(e.ID), Service: short(s.Service), Namespace: short(s.Namespace), Name: short(s.Job), Code: short(s.Code),
-		State: s.State, First: e.Time, Last: e.Time, Place: e.Sequence,
+		State: s.State, First: e.Time, Last: e.Time, Place: e.Sequence, N: e.Event.Sequence,
 	}
-}
-
-// problemsOf are what is wrong with a message, as its event says.
-func problemsOf(e broker.Stored) []*jobsv1.Problem {
-	d, ok := e.Data.(*jobsv1.RequestRejected)
-	if !ok {
-		return nil
-	}
-	return d.GetProblems()
 }

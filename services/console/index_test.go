@@ -116,6 +116,21 @@ func TestJobsAreListedByTheirLastEvent(t *testing.T) {
 	}
 }
 
+func TestCallbackOfAnEvent(t *testing.T) {
+	for _, c := range []struct {
+		job     Job
+		n, want int
+	}{
+		{Job{State: timeline.Started, N: 0}, 0, 0}, {Job{State: timeline.Running, N: 1}, 0, 0}, {Job{State: timeline.Running, N: 1}, 1, 1},
+		{Job{State: timeline.Failed, N: 2}, 1, 1}, {Job{State: timeline.Failed, N: 2}, 2, 3}, {Job{State: timeline.Completed, N: 2}, 2, 2},
+		{Job{State: timeline.Exception, N: 1}, 1, 99}, {Job{State: timeline.Exception, N: 1}, 0, 0}, {Job{State: timeline.Rejected, N: 0}, 0, 99},
+	} {
+		if got := c.job.Callback(c.n); got != c.want {
+			t.Errorf("event %d of %+v: callback %d, wanted %d", c.n, c.job, got, c.want)
+		}
+	}
+}
+
 // TestPagesMissNothing: jobs that move up while somebody turns pages are on the pages
 // before, and no other is passed over or shown twice.
 func TestPagesMissNothing(t *testing.T) {

@@ -54,6 +54,11 @@ func (s *server) live(w http.ResponseWriter, r *http.Request) {
 		server: s, page: q.Get("page"), filter: filterOf(q), key: q.Get("key"),
 		out: w, control: http.NewResponseController(w),
 	}
+	if l.page == "job" && !logKeyForm.MatchString(l.key) {
+		http.Error(w, "key takes a log key", http.StatusBadRequest)
+		return
+	}
+	_ = l.control.SetReadDeadline(time.Time{}) // nothing more is read, for as long as it listens
 	after := q.Get("after")
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
 		after = last

@@ -59,7 +59,7 @@ const (
 	lanesTop     = 34
 	axisHeight   = 34
 	leastGap     = 7  // between two points
-	tickRoom     = 84 // that the label of a time needs
+	tickRoom     = 92 // that the label of a time needs
 	gapRoom      = 40 // that the label of a duration needs
 )
 
@@ -85,6 +85,7 @@ type bar struct {
 	X, Width     float64
 	Class, Title string
 	Label        string // where there is room for it
+	LabelX       float64
 }
 
 // mark is a moment. Its shape says what it is, and its title in words.
@@ -98,6 +99,7 @@ type tick struct {
 	At    time.Time
 	Label string
 	Day   bool // the day is said, too
+	Tenth bool // tenths of a second are
 }
 
 type gap struct {
@@ -192,7 +194,8 @@ func draw(steps []timeline.Step, waiting []timeline.Wait, at time.Time) *picture
 // label writes times below and durations above, where there is room.
 func (p *picture) label(a axis) {
 	n := len(a.times)
-	day := a.times[n-1].Sub(a.times[0]) > 20*time.Hour
+	whole := a.times[n-1].Sub(a.times[0])
+	day, tenth := whole > 20*time.Hour, whole < 20*time.Second
 	last := math.Inf(-1)
 	for i, at := range a.times {
 		if a.xs[i]-last < tickRoom || i < n-1 && i > 0 && a.xs[n-1]-a.xs[i] < tickRoom {
@@ -203,7 +206,10 @@ func (p *picture) label(a axis) {
 		if day {
 			form = "2 Jan 15:04"
 		}
-		p.Ticks = append(p.Ticks, tick{X: a.xs[i], At: at.UTC(), Label: at.UTC().Format(form), Day: day})
+		if tenth {
+			form = "15:04:05.0"
+		}
+		p.Ticks = append(p.Ticks, tick{X: a.xs[i], At: at.UTC(), Label: at.UTC().Format(form), Day: day, Tenth: tenth})
 	}
 	for i := 1; i < n; i++ {
 		if w := a.xs[i] - a.xs[i-1]; w >= gapRoom {
@@ -279,9 +285,7 @@ func jobLane(a axis, steps []timeline.Step, waiting []timeline.Wait, at time.Tim
 			continue
 		}
 		b := bar{X: a.x(from.At), Width: a.x(to) - a.x(from.At), Class: ph.class, Title: ph.name + ": " + duration(to.Sub(from.At))}
-		if b.Width >= 60 {
-			b.Label = phaseLabels[ph.class]
-		}
+		b.Label = phaseLabels[ph.class]
 		l.Bars = append(l.Bars, b)
 	}
 	for _, s := range steps {
@@ -298,6 +302,9 @@ func jobLane(a axis, steps []timeline.Step, waiting []timeline.Wait, at time.Tim
 		}
 		l.Marks = append(l.Marks, mark{a.x(s.At), shape, strings.TrimSpace(what + " " + detail + " at " + clock(s.At))})
 	}
+	for i := range l.Bars {
+		l.Bars[i].place(l.Marks)
+	}
 	switch {
 	case end != nil && end.What == timeline.JobCompleted:
 		l.Result, l.Kind = "completed", "good"
@@ -312,6 +319,29 @@ func jobLane(a axis, steps []timeline.Step, waiting []timeline.Wait, at time.Tim
 		}
 	}
 	return l
+}
+
+// labelRoom is what the label of a bar needs, between marks.
+const labelRoom = 64
+
+// place puts the bar's label where most room is between its marks, or leaves it out.
+func (b *bar) place(marks []mark) {
+	edges := []float64{b.X, b.X + b.Width}
+	for _, m := range marks {
+		if m.X > b.X && m.X < b.X+b.Width {
+			edges = append(edges, m.X)
+		}
+	}
+	slices.Sort(edges)
+	widest := 0.0
+	for i := 1; i < len(edges); i++ {
+		if w := edges[i] - edges[i-1]; w > widest {
+			widest, b.LabelX = w, edges[i-1]+w/2
+		}
+	}
+	if widest < labelRoom {
+		b.Label = ""
+	}
 }
 
 // forText is what a job without an end waits for, in a few words.
@@ -366,7 +396,7 @@ func callbackLane(a axis, status int, steps []timeline.Step, waiting []timeline.
 		l.Result, l.Kind = waitResult(w), "wait"
 	}
 	if l.Result == "" {
-		l.Result = "not known"
+		l.Result = "no record of it"
 	}
 	return l, true
 }

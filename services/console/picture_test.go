@@ -21,10 +21,7 @@ func failing(t *testing.T) timeline.Records {
 	a := &appended{}
 	end := jobFailed("p-1", "CONTAINER_EXIT_NONZERO")
 	end.Times = &jobsv1.Times{CreatedAt: timestamppb.New(start), ScheduleSeconds: 1, RunSeconds: 1}
-	var log []event.Event
-	for _, e := range []event.Event{a.next(t, "s", "id", jobStarted("p-1")).Event, a.next(t, "s", "id", podStarted("p-1")).Event, a.next(t, "s", "id", end).Event} {
-		log = append(log, e)
-	}
+	log := []event.Event{a.next(t, "s", "id", jobStarted("p-1")).Event, a.next(t, "s", "id", podStarted("p-1")).Event, a.next(t, "s", "id", end).Event}
 	attempt := func(seconds int) delivery.Attempt {
 		return delivery.Attempt{At: start.Add(time.Duration(seconds) * time.Second), Class: delivery.Unwell, Code: 503, Milliseconds: 3}
 	}

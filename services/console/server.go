@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/net/netutil"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -23,6 +24,9 @@ const (
 	stopWithin = 3 * time.Second
 	// maxForm bounds the body of a POST, in bytes.
 	maxForm = 16 << 10
+	// maxConnections bounds those that are open at once, of browsers that listen and of
+	// all others together; more of them wait.
+	maxConnections = 1024
 )
 
 // server answers browsers.
@@ -58,13 +62,15 @@ func (s *server) reachable() error {
 }
 
 // headers keep what a page holds to itself: nothing is loaded from elsewhere, nothing
-// written in a page runs, nobody frames it, and no other site is told of it.
+// written in a page runs, nobody frames it, and no other site is told of it. The
+// referrer is told to the console alone: without any, a browser says of its own forms
+// that they are from nowhere.
 var headers = map[string]string{
 	"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
 		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 	"X-Content-Type-Options":       "nosniff",
 	"X-Frame-Options":              "DENY",
-	"Referrer-Policy":              "no-referrer",
+	"Referrer-Policy":              "same-origin",
 	"Cross-Origin-Opener-Policy":   "same-origin",
 	"Cross-Origin-Resource-Policy": "same-origin",
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=()",
@@ -112,7 +118,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 	}
 	done := make(chan error, 1)
-	go func() { done <- h.Serve(l) }()
+	go func() { done <- h.Serve(netutil.LimitListener(l, maxConnections)) }()
 	select {
 	case err := <-done:
 		return err
@@ -123,7 +129,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	if err := h.Shutdown(stop); err != nil {
 		_ = h.Close()
 	}
-	<-done
+	_ = <-done // that it was shut down
 	return nil
 }
 
@@ -215,13 +221,13 @@ type failed struct {
 func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	f := s.frame(w, r, "failed")
 	body := failed{Status: status, What: sentence(err.Error())}
-	switch {
-	case status == http.StatusServiceUnavailable:
+	switch status {
+	case http.StatusServiceUnavailable:
 		body.What = "What this page shows could not be read from NATS just now. Nothing is lost: load it again in a moment."
 		body.Away = true
 		w.Header().Set("Retry-After", "2")
 		f.Title = "Not readable just now"
-	case status == http.StatusNotFound:
+	case http.StatusNotFound:
 		f.Title = "Not found"
 	default:
 		f.Title = "Refused"

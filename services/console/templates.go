@@ -55,7 +55,6 @@ var functions = template.FuncMap{
 	"states":   func() []timeline.State { return states[1:] },
 	"sub":      func(a, b int) int { return a - b },
 	"add":      func(a, b int) int { return a + b },
-	"half":     func(a, b float64) float64 { return a + b/2 },
 	"eqstate":  func(a timeline.State, b string) bool { return string(a) == b },
 	"plural": func(n int, one, many string) string {
 		if n == 1 {

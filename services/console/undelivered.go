@@ -35,6 +35,7 @@ type undeliveredView struct {
 type parkedRow struct {
 	LogKey, ID, Service string
 	Event               int // ordinal in its log
+	Callback            int // -1: not known
 	Attempts            int
 	Last                delivery.Attempt
 	Due, First          time.Time
@@ -103,7 +104,7 @@ func (s *server) showUndelivered(ctx context.Context, f *frame, r *http.Request)
 }
 
 func (s *server) parkedRow(p timeline.Parked) parkedRow {
-	out := parkedRow{LogKey: p.Key, Event: p.N, Attempts: len(p.Attempts), Due: p.Due, First: p.First, Replay: p.Run != nil}
+	out := parkedRow{LogKey: p.Key, Event: p.N, Callback: -1, Attempts: len(p.Attempts), Due: p.Due, First: p.First, Replay: p.Run != nil}
 	if p.Run != nil && p.N >= 0 && p.N < len(p.Run.Letters) {
 		out.Event = p.Run.Letters[p.N]
 	}
@@ -111,7 +112,7 @@ func (s *server) parkedRow(p timeline.Parked) parkedRow {
 		out.Last = p.Attempts[n-1]
 	}
 	if j, ok := s.index.Find(p.Key); ok {
-		out.ID, out.Service = j.ID, j.Service
+		out.ID, out.Service, out.Callback = j.ID, j.Service, j.Callback(out.Event)
 	}
 	return out
 }

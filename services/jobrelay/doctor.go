@@ -20,6 +20,7 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/replica"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	pages "github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -29,7 +30,7 @@ import (
 // doctorCommand looks at what the services work with, as they would find it: its
 // flags and variables are theirs. It changes nothing.
 type doctorCommand struct {
-	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier" default:"all" help:"The service whose place, login and account it is run with: all, ingest, launcher, watcher or notifier."`
+	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier,console" default:"all" help:"The service whose place, login and account it is run with: all (of the pipeline), ingest, launcher, watcher, notifier or console."`
 	Broker broker.Config        `embed:""`
 	Policy replica.PolicyConfig `embed:""`
 
@@ -137,6 +138,7 @@ func (d *doctorCommand) configuration() (found []finding) {
 	}{
 		"ingest": {&ingest.Config{}, nil}, "launcher": {&launcher.Config{}, nil},
 		"watcher": {&watcher.Config{}, nil}, "notifier": {&notifier.Config{}, notifier.Vars()},
+		"console": {&pages.Config{}, nil},
 	}
 	for role, s := range services {
 		names, err := process.Variables(s.cfg, s.vars)

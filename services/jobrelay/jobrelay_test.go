@@ -161,7 +161,7 @@ func TestDescriptionIsAsOthersReadIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"sqs":{"endpoint":"","queueUrl":"","region":""},"nats":{"url":"","eventsStream":""},"kubernetes":{"kubeconfig":""},"webhooks":{"url":""},"metrics":{"ingest":"","launcher":"","notifier":"","watcher":""}}`
+	const want = `{"sqs":{"endpoint":"","queueUrl":"","region":""},"nats":{"url":"","eventsStream":""},"kubernetes":{"kubeconfig":""},"webhooks":{"url":""},"console":{"url":""},"metrics":{"ingest":"","launcher":"","notifier":"","watcher":""}}`
 	if string(b) != want {
 		t.Errorf("got %s", b)
 	}

@@ -13,19 +13,23 @@
   // Times: local, with UTC when the pointer rests on them.
   const forms = {
     datetime: new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" }),
-    time: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 }),
     day: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }),
+    dated: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 }),
+    time: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 }),
+    tenth: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1 }),
     second: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" }),
   };
   const localize = (root) => {
     for (const e of root.querySelectorAll("time[data-time]")) {
       const at = new Date(e.dateTime);
-      const form = e.dataset.time === "time" && Math.abs(Date.now() - at) > 864e5 ? "datetime" : e.dataset.time;
-      if (!isNaN(at)) e.textContent = (forms[form] || forms.datetime).format(at);
+      if (isNaN(at)) continue;
+      const today = at.toDateString() === new Date().toDateString();
+      const exact = e.dataset.time === "time"; // to the millisecond
+      e.textContent = forms[today ? (exact ? "time" : "second") : (exact ? "dated" : "datetime")].format(at);
     }
     for (const e of root.querySelectorAll("text[data-tick]")) {
       const at = new Date(e.dataset.tick);
-      if (!isNaN(at)) e.textContent = (e.dataset.day ? forms.day : forms.second).format(at);
+      if (!isNaN(at)) e.textContent = forms[e.dataset.day ? "day" : e.dataset.tenth ? "tenth" : "second"].format(at);
     }
   };
   localize(document);
