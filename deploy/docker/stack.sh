@@ -113,6 +113,7 @@ addresses() {
   webhooks    http://$(compose port webhooks 8080), from the containers http://webhooks:8080
   NATS        nats://$nats, monitor http://$(compose port nats 8222)
   Kubernetes  https://$kubernetes: make kubeconfig
+  console     http://$(compose port console 8090)
 END
 	if running toxiproxy; then
 		cat <<END

@@ -137,7 +137,7 @@ func looks(t *testing.T, console *broker.Broker, key string) {
 	ctx := t.Context()
 	extent := must[broker.Extent](t, "extent")(console.Extent(ctx))
 	seen := 0
-	next := must[uint64](t, "scan")(console.Scan(ctx, extent.First, func(broker.Stored) { seen++ }))
+	next := must[uint64](t, "scan")(console.Scan(ctx, extent.First, func(broker.Seen) { seen++ }))
 	if seen == 0 || next != extent.Last+1 {
 		t.Errorf("%d events until %d of %+v", seen, next, extent)
 	}

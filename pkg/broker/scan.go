@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
@@ -35,20 +36,43 @@ func (b *Broker) Extent(ctx context.Context) (Extent, error) {
 	return Extent{First: max(info.State.FirstSeq, 1), Last: info.State.LastSeq, Made: info.Created}, nil
 }
 
+// Seen is an event as Scan reads it: in outline.
+type Seen struct {
+	event.Outline
+
+	Service string
+	Place   uint64 // on EVENTS
+}
+
 // Scan hands up to a thousand events on EVENTS, at a place and after, to each, in
 // order, and returns the place to go on at: from itself where there is nothing yet.
 // A replica that trails may answer; what it has not got comes with a later call, and
 // nothing is passed over. An event that cannot be read is said in the log.
-func (b *Broker) Scan(ctx context.Context, from uint64, each func(Stored)) (next uint64, err error) {
+func (b *Broker) Scan(ctx context.Context, from uint64, each func(Seen)) (next uint64, err error) {
 	next = from
 	err = b.batch(ctx, StreamEvents, "", from, batchSize, func(m *jetstream.RawStreamMsg) error {
 		next = m.Sequence + 1
-		if e, ok := b.readable(m); ok {
-			each(e)
+		e, err := seen(m)
+		if err != nil {
+			b.log.Warn().Err(err).Msg("events") // one that cannot be read hides no other
+			return nil
 		}
+		each(e)
 		return nil
 	})
 	return next, err
+}
+
+func seen(m *jetstream.RawStreamMsg) (Seen, error) {
+	service, logKey, t, err := event.ParseSubject(m.Subject)
+	if err != nil {
+		return Seen{}, err
+	}
+	o, err := event.DecodeOutline(logKey, t, m.Header, m.Data)
+	if err != nil {
+		return Seen{}, fmt.Errorf("%s: %w", m.Subject, err)
+	}
+	return Seen{Outline: o, Service: service, Place: m.Sequence}, nil
 }
 
 // readable is the event; false where it cannot be read, which the log says: it hides

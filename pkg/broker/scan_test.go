@@ -16,11 +16,11 @@ import (
 func TestEventsAreReadByPlaces(t *testing.T) {
 	s := server(t)
 	b, r := open(t, s), reads(t, s)
-	none := func(broker.Stored) { t.Error("there is no event") }
+	none := func(broker.Seen) { t.Error("there is no event") }
 	if next, err := r.Scan(t.Context(), 1, none); err != nil || next != 1 {
 		t.Errorf("of none: %d, %v", next, err)
 	}
-	if next, err := r.ScanBack(t.Context(), 1, 100, func(e broker.Stored) bool { none(e); return true }); err != nil || next != 0 {
+	if next, err := r.ScanBack(t.Context(), 1, 100, func(broker.Stored) bool { none(broker.Seen{}); return true }); err != nil || next != 0 {
 		t.Errorf("back from none: %d, %v", next, err)
 	}
 	const all = 1203 // more than one answer has
@@ -30,7 +30,7 @@ func TestEventsAreReadByPlaces(t *testing.T) {
 	var places []uint64
 	next := uint64(1)
 	for {
-		after, err := r.Scan(t.Context(), next, func(e broker.Stored) { places = append(places, e.Sequence) })
+		after, err := r.Scan(t.Context(), next, func(e broker.Seen) { places = append(places, e.Place) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func TestEventsAreReadByPlaces(t *testing.T) {
 		t.Errorf("%d events, then %d", len(places), next)
 	}
 	life(t, b, "new", "s", jobStarted)
-	if after, err := r.Scan(t.Context(), next, func(e broker.Stored) { places = append(places, e.Sequence) }); err != nil || after != next+1 || places[len(places)-1] != next {
+	if after, err := r.Scan(t.Context(), next, func(e broker.Seen) { places = append(places, e.Place) }); err != nil || after != next+1 || places[len(places)-1] != next {
 		t.Errorf("what is new: %d, %v", after, err)
 	}
 	// Backwards, with an end in each of the ways that it can have one.

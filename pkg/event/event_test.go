@@ -3,6 +3,7 @@ package event_test
 import (
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -223,4 +224,79 @@ func TestSubjects(t *testing.T) {
 			t.Errorf("%q was taken", subject)
 		}
 	}
+}
+
+// TestOutline: it says what the whole event does.
+func TestOutline(t *testing.T) {
+	at := time.Date(2026, 11, 24, 4, 53, 15, 123456789, time.UTC)
+	for _, data := range []proto.Message{
+		&jobsv1.JobStarted{JobId: "u", JobName: "p-1", Namespace: "ns", Image: "i"},
+		&jobsv1.JobFailed{JobId: "u", JobName: "p-1", Namespace: "ns", Error: &jobsv1.Error{ErrorCode: "OOM_KILLED", Message: "m"}},
+		&jobsv1.JobCompleted{},
+		&jobsv1.RequestRejected{Id: " ü%\" ", Error: &jobsv1.Error{ErrorCode: "MESSAGE_INVALID"}},
+	} {
+		e, err := event.New(event.Key("id"), event.SourceOfNamespace("default", "ns"), " ü%\" ", 2, at, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, text, err := event.Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := event.Decode(header, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := event.Outline{Type: e.Type, LogKey: whole.LogKey, ID: whole.ID, Time: whole.Time, N: whole.Sequence}
+		if d, ok := whole.Data.(interface {
+			GetJobName() string
+			GetNamespace() string
+		}); ok {
+			want.Job, want.Namespace = d.GetJobName(), d.GetNamespace()
+		}
+		if d, ok := whole.Data.(interface{ GetError() *jobsv1.Error }); ok {
+			want.Code = d.GetError().GetErrorCode()
+		}
+		got, err := event.DecodeOutline(e.LogKey, e.Type, header, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", e.Type, diff)
+		}
+		for what, broken := range map[string]string{"type": "other", "time": "yesterday", "sequence": "-1"} {
+			other := maps.Clone(header)
+			other["ce-"+what] = []string{broken}
+			if _, err := event.DecodeOutline(e.LogKey, e.Type, other, text); !errors.Is(err, event.ErrNotAnEvent) {
+				t.Errorf("with a %s of %s: %v", what, broken, err)
+			}
+		}
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	e, err := event.New(event.Key("id"), event.SourceOfNamespace("default", "ns"), sampleID, 2, at, &jobsv1.JobStarted{JobId: sampleID, JobName: "bb-fbe70e59", Namespace: "default", Service: "billing", Image: "busybox"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	header, text, err := event.Encode(e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("whole", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := event.Decode(header, text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("outline", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := event.DecodeOutline(e.LogKey, e.Type, header, text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -30,7 +30,7 @@ const (
 // source is EVENTS, read by places.
 type source interface {
 	Extent(ctx context.Context) (broker.Extent, error)
-	Scan(ctx context.Context, from uint64, each func(broker.Stored)) (next uint64, err error)
+	Scan(ctx context.Context, from uint64, each func(broker.Seen)) (next uint64, err error)
 }
 
 // Progress is how far the index is, for people.
@@ -102,7 +102,7 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
 	})
 	for next <= extent.Last && ctx.Err() == nil {
-		after, err := f.source.Scan(ctx, next, func(e broker.Stored) { f.index.Add(e) })
+		after, err := f.source.Scan(ctx, next, func(e broker.Seen) { f.index.Add(e) })
 		if err != nil {
 			f.failed(ctx, err)
 			continue
@@ -132,7 +132,7 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 func (f *follower) follow(ctx context.Context, of broker.Extent, next uint64) {
 	looked := f.now()
 	for ctx.Err() == nil {
-		after, err := f.source.Scan(ctx, next, func(e broker.Stored) { f.hub.push(f.index.Add(e)) })
+		after, err := f.source.Scan(ctx, next, func(e broker.Seen) { f.hub.push(f.index.Add(e)) })
 		if err != nil {
 			f.failed(ctx, err)
 			looked = time.Time{} // it may come back as another

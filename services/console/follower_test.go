@@ -22,7 +22,7 @@ import (
 // answer, it is another one than before.
 type faulty struct {
 	mu     sync.Mutex
-	events []broker.Stored
+	events []broker.Seen
 	shown  int // events that the replica which answers has
 	made   time.Time
 	down   bool
@@ -39,12 +39,12 @@ func (s *faulty) Extent(context.Context) (broker.Extent, error) {
 	}
 	e := broker.Extent{First: 1, Made: s.made}
 	if n := len(s.events); n > 0 {
-		e.First, e.Last = s.events[0].Sequence, s.events[n-1].Sequence
+		e.First, e.Last = s.events[0].Place, s.events[n-1].Place
 	}
 	return e, nil
 }
 
-func (s *faulty) Scan(_ context.Context, from uint64, each func(broker.Stored)) (uint64, error) {
+func (s *faulty) Scan(_ context.Context, from uint64, each func(broker.Seen)) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, from)
@@ -53,9 +53,9 @@ func (s *faulty) Scan(_ context.Context, from uint64, each func(broker.Stored)) 
 	}
 	n := 0
 	for _, e := range s.events[:s.shown] {
-		if e.Sequence >= from && n < 100 {
+		if e.Place >= from && n < 100 {
 			each(e)
-			from = e.Sequence + 1
+			from = e.Place + 1
 			n++
 		}
 	}
@@ -88,7 +88,7 @@ func log(t *testing.T, n int) *faulty {
 	a := &appended{}
 	s := &faulty{made: start}
 	for i := range n {
-		s.events = append(s.events, a.next(t, "s", fmt.Sprint(i), jobStarted("p")))
+		s.events = append(s.events, seen(t, a.next(t, "s", fmt.Sprint(i), jobStarted("p"))))
 	}
 	s.shown = n
 	return s
@@ -146,7 +146,7 @@ func TestNoAnswerIsSaidOnce(t *testing.T) {
 	}
 	a := &appended{place: 10}
 	s.set(func() {
-		s.events, s.shown, s.down = append(s.events, a.next(t, "s", "new", jobStarted("p"))), 11, false
+		s.events, s.shown, s.down = append(s.events, seen(t, a.next(t, "s", "new", jobStarted("p")))), 11, false
 	})
 	await.That(t, "it is back", func() bool { return f.Progress().Away.IsZero() && f.index.Overall(start).Newest == 11 })
 	if n := h.after(10); len(n.jobs) != 1 || n.jobs[0].ID != "new" || n.lost {

@@ -116,9 +116,8 @@ var states = timeline.States()
 var none = unique.Make("")
 
 // Add takes the next event in, and returns what its log is now.
-func (x *Index) Add(e broker.Stored) Job {
-	s := timeline.Summarize(e.Service, e.Event)
-	state := uint8(slices.Index(states, s.State)) //nolint:gosec // one of eight at the most
+func (x *Index) Add(e broker.Seen) Job {
+	state := uint8(slices.Index(states, timeline.StateOf(e.Type))) //nolint:gosec // one of eight at the most
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := x.jobs[e.LogKey]
@@ -129,13 +128,13 @@ func (x *Index) Add(e broker.Stored) Job {
 		x.counts[r.state]--
 		x.stale++
 	}
-	x.set(x.services, &r.service, s.Service)
-	x.set(x.namespaces, &r.namespace, s.Namespace)
-	x.set(x.codes, &r.code, s.Code)
-	if s.Job != "" && s.Job != r.name {
-		r.name = short(s.Job)
+	x.set(x.services, &r.service, e.Service)
+	x.set(x.namespaces, &r.namespace, e.Namespace)
+	x.set(x.codes, &r.code, e.Code)
+	if e.Job != "" && e.Job != r.name {
+		r.name = short(e.Job)
 	}
-	r.state, r.n, r.last, r.place = state, uint8(min(e.Event.Sequence, 255)), e.Time.UnixMilli(), e.Sequence //nolint:gosec // 0 to 255
+	r.state, r.n, r.last, r.place = state, uint8(min(e.N, 255)), e.Time.UnixMilli(), e.Place //nolint:gosec // 0 to 255
 	x.counts[state]++
 	x.order = append(x.order, entry{r.place, r})
 	x.newest = r.place
@@ -160,8 +159,11 @@ func short(s string) string {
 
 // set moves a job from one name to another.
 func (x *Index) set(counts map[unique.Handle[string]]int, at *unique.Handle[string], to string) {
+	if to == "" || at.Value() == to {
+		return
+	}
 	next := unique.Make(short(to))
-	if *at == next || to == "" {
+	if *at == next {
 		return
 	}
 	x.unset(counts, *at)

@@ -37,6 +37,20 @@ func (a *appended) next(t *testing.T, service, id string, data proto.Message) br
 	return broker.Stored{Event: e, Service: service, Sequence: a.place}
 }
 
+// seen is the event as Scan reads it.
+func seen(t *testing.T, e broker.Stored) broker.Seen {
+	t.Helper()
+	header, data, err := event.Encode(e.Event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := event.DecodeOutline(e.LogKey, e.Type, header, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return broker.Seen{Outline: o, Service: e.Service, Place: e.Sequence}
+}
+
 func jobStarted(name string) *jobsv1.JobStarted {
 	return &jobsv1.JobStarted{JobId: "u", JobName: name, Namespace: "ns", QueueMilliseconds: 900}
 }
@@ -69,7 +83,7 @@ func filled(t *testing.T, most int) (*Index, *appended) {
 		a.next(t, "mail", "a", jobFailed("p-a", "OOM_KILLED")), a.next(t, "mail", "c", jobStarted("p-c")), a.next(t, "billing", "b", podStarted("p-b")),
 		a.next(t, "other", "d", &jobsv1.RequestRejected{Id: "d", Error: &jobsv1.Error{ErrorCode: "MESSAGE_INVALID"}}),
 	} {
-		x.Add(e)
+		x.Add(seen(t, e))
 	}
 	return x, a
 }
@@ -136,25 +150,25 @@ func TestCallbackOfAnEvent(t *testing.T) {
 func TestPagesMissNothing(t *testing.T) {
 	x, a := NewIndex(1000), &appended{}
 	for i := range 95 {
-		x.Add(a.next(t, "s", fmt.Sprintf("job-%02d", i), jobStarted("p")))
+		x.Add(seen(t, a.next(t, "s", fmt.Sprintf("job-%02d", i), jobStarted("p"))))
 	}
-	seen := map[string]int{}
+	shown := map[string]int{}
 	before, pages := uint64(0), 0
 	for {
 		page := x.List(Filter{}, before, 10)
 		for _, j := range page.Jobs {
-			seen[j.ID]++
+			shown[j.ID]++
 		}
 		pages++
-		x.Add(a.next(t, "s", fmt.Sprintf("job-%02d", pages), podStarted("p"))) // of the last pages, but for the first call
+		x.Add(seen(t, a.next(t, "s", fmt.Sprintf("job-%02d", pages), podStarted("p")))) // of the last pages, but for the first call
 		if before = page.Before; before == 0 {
 			break
 		}
 	}
 	for i := range 95 {
 		id := fmt.Sprintf("job-%02d", i)
-		if moved := i >= 1 && i <= pages; seen[id] != 1 && !moved {
-			t.Errorf("%s was on %d pages", id, seen[id])
+		if moved := i >= 1 && i <= pages; shown[id] != 1 && !moved {
+			t.Errorf("%s was on %d pages", id, shown[id])
 		}
 	}
 }
@@ -162,10 +176,10 @@ func TestPagesMissNothing(t *testing.T) {
 func TestTheOldestIsForgottenFirst(t *testing.T) {
 	x, a := NewIndex(3), &appended{}
 	for _, id := range []string{"a", "b", "c", "d"} {
-		x.Add(a.next(t, "s-"+id, id, jobStarted("p")))
+		x.Add(seen(t, a.next(t, "s-"+id, id, jobStarted("p"))))
 	}
-	x.Add(a.next(t, "s-b", "b", jobCompleted("p")))
-	x.Add(a.next(t, "s-e", "e", jobStarted("p")))
+	x.Add(seen(t, a.next(t, "s-b", "b", jobCompleted("p"))))
+	x.Add(seen(t, a.next(t, "s-e", "e", jobStarted("p"))))
 	if got := x.List(Filter{}, 0, 10); !slices.Equal(ids(got), []string{"e", "b", "d"}) {
 		t.Errorf("%v", ids(got))
 	}
@@ -183,8 +197,8 @@ func TestTheIndexStaysSmall(t *testing.T) {
 	x, a := NewIndex(10), &appended{}
 	long := strings.Repeat("é", 10_000)
 	for i := range 20_000 {
-		x.Add(a.next(t, fmt.Sprintf("service-%d", i), fmt.Sprintf("%d-%s", i, long), &jobsv1.RequestRejected{Error: &jobsv1.Error{ErrorCode: fmt.Sprintf("CODE_%d", i)}}))
-		x.Add(a.next(t, "s", "again", jobStarted("p")))
+		x.Add(seen(t, a.next(t, fmt.Sprintf("service-%d", i), fmt.Sprintf("%d-%s", i, long), &jobsv1.RequestRejected{Error: &jobsv1.Error{ErrorCode: fmt.Sprintf("CODE_%d", i)}})))
+		x.Add(seen(t, a.next(t, "s", "again", jobStarted("p"))))
 	}
 	if len(x.jobs) != 10 || len(x.order) > 3000 || len(x.services) > 10 || len(x.codes) > 10 {
 		t.Errorf("%d jobs, %d places, %d services, %d codes", len(x.jobs), len(x.order), len(x.services), len(x.codes))

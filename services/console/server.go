@@ -129,7 +129,9 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	if err := h.Shutdown(stop); err != nil {
 		_ = h.Close()
 	}
-	_ = <-done // that it was shut down
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

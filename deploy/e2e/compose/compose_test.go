@@ -28,7 +28,7 @@ var kinds = []struct {
 	service string
 	after   int
 }{
-	{"sqs", 1}, {"ingest", 1}, {"nats", 20}, {"launcher", 20}, {"kubernetes", 60}, {"watcher", 60}, {"notifier", 75}, {"webhooks", 75},
+	{"sqs", 1}, {"ingest", 1}, {"nats", 20}, {"launcher", 20}, {"kubernetes", 60}, {"watcher", 60}, {"notifier", 75}, {"webhooks", 75}, {"console", 75},
 }
 
 func TestCompose(t *testing.T) {
@@ -115,7 +115,7 @@ func (s *stack) confinement(t *testing.T) {
 			}
 		}
 	}
-	want := map[string]int{"nats": 1, "sqs": 1, "kubernetes": 1, "webhooks": 1, "ingest": 1, "launcher": 1, "watcher": 1, "notifier": 2}
+	want := map[string]int{"nats": 1, "sqs": 1, "kubernetes": 1, "webhooks": 1, "ingest": 1, "launcher": 1, "watcher": 1, "notifier": 2, "console": 1}
 	if !maps.Equal(count, want) {
 		t.Errorf("containers %v, want %v", count, want)
 	}

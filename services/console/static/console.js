@@ -105,6 +105,8 @@
     const adopted = document.importNode(next, true);
     localize(adopted);
     const after = keep(live)(adopted);
+    for (const e of adopted.querySelectorAll(".banner[data-say]")) if (!document.getElementById(e.id)) announce.textContent = e.dataset.say;
+    if (document.getElementById("banner-away") && !adopted.querySelector("#banner-away")) announce.textContent = "NATS answers again.";
     if (before.size) {
       for (const e of adopted.querySelectorAll("tr[data-place]")) {
         if (before.get(e.dataset.logKey) !== e.dataset.place) e.classList.add("fresh");
