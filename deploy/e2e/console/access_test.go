@@ -287,7 +287,9 @@ func (b *tab) login(name, password string) {
 				}})
 			}()
 		case *fetch.EventRequestPaused:
-			go func() { _, _ = chromedp.Call(b.ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: e.RequestID}) }()
+			go func() {
+				_, _ = chromedp.Call(b.ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: e.RequestID})
+			}()
 		}
 	})
 	if err != nil {

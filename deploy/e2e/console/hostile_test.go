@@ -15,8 +15,8 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/delivery"
+	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 )

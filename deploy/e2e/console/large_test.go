@@ -4,7 +4,6 @@ package console
 
 import (
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -54,23 +53,25 @@ func TestManyJobs(t *testing.T) {
 	c := s.startConsole()
 	c.answers(t, c.url+"/")
 	b := open(t, c.url)
-	filling := false
-	for {
-		res, err := http.Get(c.metrics + "/readyz")
-		w.must(err)
-		res.Body.Close()
-		if res.StatusCode == http.StatusOK {
-			break
-		}
-		if status := b.goTo("/jobs"); status == http.StatusOK && eval[bool](b, fillingJS) {
-			filling = true
-			b.axe("filling")
+	filling := 0
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for c.sample(t, "jobrelay_console_filled") < 1 {
+		if path := []string{"/", "/jobs"}; filling < len(path) {
+			if b.shows(path[filling]); eval[bool](b, fillingJS) {
+				b.sound("filling " + path[filling])
+				filling++
+			}
 		}
 		if !c.Running() {
 			t.Fatalf("the console ended: %s", c.LastLines())
 		}
+		<-tick.C
 	}
-	t.Logf("the index was filled %s after the start; seen while it filled: %t", time.Since(begin).Round(10*time.Millisecond), filling)
+	if filling < 2 {
+		t.Error("the pages did not say that the index was being filled")
+	}
+	t.Logf("the index was filled %s after the start; the pages say so until then", time.Since(begin).Round(10*time.Millisecond))
 
 	var all []time.Duration
 	for _, path := range []string{"/jobs", "/", "/jobs?service=mail&state=failed", "/jobs?code=CONTAINER_EXIT_NONZERO", "/jobs?id=many/reports/", "/jobs?state=running"} {

@@ -5,16 +5,14 @@ package console
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 )
 
 // liveMost is how long after its append an event may be on the page.
@@ -248,7 +246,7 @@ func TestALongCutHeals(t *testing.T) {
 	b.live()
 	l.cut()
 	b.await("the page says that it is cut off", `!`+liveJS)
-	w.many("flood", 6000)
+	w.many("flood", 6000, 0)
 	last := w.job(job{id: "the-last-of-all"})
 	last.started(0)
 	l.mend()
@@ -256,12 +254,16 @@ func TestALongCutHeals(t *testing.T) {
 	b.reads(last.id)
 }
 
-// many starts n jobs as fast as it goes.
-func (w *writer) many(prefix string, n int) {
+// many starts n jobs, so many a second; 0: as fast as it goes.
+func (w *writer) many(prefix string, n, perSecond int) {
 	w.t.Helper()
 	group, ctx := errgroup.WithContext(w.t.Context())
 	group.SetLimit(256)
+	begin := time.Now()
 	for i := range n {
+		if perSecond > 0 {
+			time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
+		}
 		group.Go(func() error {
 			j := &job{w: w, id: fmt.Sprintf("%s-%d", prefix, i), service: "flood", namespace: "jobs", image: "busybox", prefix: "flood", queued: time.Now()}
 			return j.tryAppend(ctx, 0, j.startedData(0))
@@ -270,79 +272,25 @@ func (w *writer) many(prefix string, n int) {
 	w.must(group.Wait())
 }
 
-// TestASlowBrowserSlowsNobody: browsers that read nothing are cut off, cost no memory
-// that grows, and others see each event within a second all the while.
-func TestASlowBrowserSlowsNobody(t *testing.T) {
-	s := startStack(t)
-	w := s.writer()
-	c := s.ready()
-	b := open(t, c.url)
-	b.shows("/jobs?service=billing")
-	b.live()
-	_, before, err := c.Usage()
-	w.must(err)
-	var slow []net.Conn
-	for range 40 {
-		slow = append(slow, stuck(t, c.url, "/live?page=jobs"))
-	}
-	flood := make(chan struct{})
-	go func() {
-		defer close(flood)
-		w.many("flood", 20000)
-	}()
-	var all []time.Duration
-	for i := 0; ; i++ {
-		j := w.job(job{id: fmt.Sprintf("beside-%d", i)})
-		there := b.sees(j.id, has(j.id))
-		at := time.Now()
-		j.started(0)
-		all = append(all, there.within(at))
-		select {
-		case <-flood:
-			report(t, "a job in the list, beside 40 browsers that read nothing and 20,000 events", all)
-			_, after, err := c.Usage()
-			w.must(err)
-			t.Logf("the console's memory: %d MB before, %d MB after", before>>20, after>>20)
-			if after > 200<<20 {
-				t.Errorf("the console has %d MB", after>>20)
-			}
-			for _, conn := range slow {
-				conn.Close()
-			}
-			await.That(t, "a browser is told again", func() bool { return told(t, c.url, "/live?page=jobs") })
-			return
-		default:
-		}
-	}
-}
-
-// stuck is a browser that asks for a path and never reads the answer.
-func stuck(t *testing.T, base, path string) net.Conn {
+// sample is a figure of the console's metrics.
+func (c *served) sample(t *testing.T, name string) float64 {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	res, err := http.Get(c.metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
-	}
-	if err := conn.(*net.TCPConn).SetReadBuffer(1 << 10); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n\r\n", path, strings.TrimPrefix(base, "http://")); err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
-// told reports whether a browser gets a first line of the stream.
-func told(t *testing.T, base, path string) bool {
-	t.Helper()
-	res, err := http.Get(base + path)
-	if err != nil {
-		return false
 	}
 	defer res.Body.Close()
-	line, err := bufio.NewReader(res.Body).ReadString('\n')
-	return err == nil && res.StatusCode == http.StatusOK && line != ""
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }
 
 // liveJS is true of a page that is told of changes.

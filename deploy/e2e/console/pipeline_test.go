@@ -60,12 +60,12 @@ func TestWholePipeline(t *testing.T) {
 		}
 	}
 	const good, bad = "from-queue-to-callback", "not-to-be-accepted"
-	send(`{"id":"` + good + `","service":"example","job":{"prefixName":"bb","namespace":"default","image":"busybox"},"webhook":{"url":"` + dev.Webhooks.URL + `/hook"}}`)
+	send(`{"id":"` + good + `","service":"example","job":{"prefixName":"bb","namespace":"default","image":"busybox","command":["true"]},"webhook":{"url":"` + dev.Webhooks.URL + `/hook"}}`)
 	b.reads(good)
 	b.shows("/jobs/" + event.Key(good))
 	b.reads("completed", "204")
 	b.sound("a job of the whole pipeline")
-	send(`{"id":"` + bad + `","service":"example","job":{"prefixName":"bb","namespace":"default"}}`)
+	send(`{"id":"` + bad + `","service":"example","job":{"prefixName":"bb","namespace":"default","command":["true"]}}`)
 	b.shows("/refused")
 	b.reads(bad, "MESSAGE_INVALID")
 	b.shows("/")

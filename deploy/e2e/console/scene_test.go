@@ -192,7 +192,9 @@ func (s *scene) deadLetters() {
 		j.attempt(sec(1.1), 422, sec(0.1)), j.attempt(sec(61), 422, sec(0.1)), j.attempt(sec(361), 422, sec(0.1)), j.attempt(sec(1261), 422, sec(0.1)), j.attempt(sec(3600), 422, sec(0.1)),
 	}}
 	letter := j.letter(0, event.TypeJobStarted, refused)
-	s.w.at(refused.At, func() { s.w.must(s.w.PutLetter(s.w.t.Context(), letter.Delivered("r1f2e3d4c5b6a798", s.ago(50*time.Minute)))) })
+	s.w.at(refused.At, func() {
+		s.w.must(s.w.PutLetter(s.w.t.Context(), letter.Delivered("r1f2e3d4c5b6a798", s.ago(50*time.Minute))))
+	})
 	j.advance(refused)
 	j.delivered(j.attempt(sec(3601), 204, sec(0.2))).delivered(j.attempt(sec(3602), 204, sec(0.2)))
 

@@ -94,7 +94,7 @@ func (s *stack) console(env ...string) *served {
 func (s *stack) ready(env ...string) *served {
 	s.t.Helper()
 	c := s.console(env...)
-	c.answers(s.t, c.metrics+"/readyz")
+	await.That(s.t, "the index is filled", func() bool { return c.sample(s.t, "jobrelay_console_filled") == 1 })
 	return c
 }
 

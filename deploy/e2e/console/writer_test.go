@@ -271,8 +271,8 @@ func (w *writer) refuse(at time.Time, id, service, code, message, body string, p
 	logKey := event.RejectedLogKey(id, []byte(body))
 	w.at(at, func() {
 		w.must(w.Refuse(w.t.Context(), broker.Refusal{
-		Rejection: broker.Rejection{LogKey: logKey, Body: []byte(body), ID: id, Service: service, Problems: problems},
-		Code:      code, Message: message, Source: event.SourceOfQueue("default", "jobs"), At: at,
+			Rejection: broker.Rejection{LogKey: logKey, Body: []byte(body), ID: id, Service: service, Problems: problems},
+			Code:      code, Message: message, Source: event.SourceOfQueue("default", "jobs"), At: at,
 		}))
 	})
 	return logKey
