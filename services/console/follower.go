@@ -19,6 +19,9 @@ const (
 	// eventsOfJob is how many events a log has at the most: so many times the bound of
 	// the index are read at the start.
 	eventsOfJob = 3
+	// shownFirst is how many of the newest events are read first, and shown while all
+	// the others are read.
+	shownFirst = 3000
 	// lookEvery is between two looks at whether it is the same stream still.
 	lookEvery = 15 * time.Second
 	// tellEvery is between two lines of the log on how far the filling is.
@@ -89,20 +92,32 @@ func (f *follower) Run(ctx context.Context) {
 }
 
 // fill reads what is there: so many events that the index is full, if there are so
-// many logs. It returns the place to go on at.
+// many logs. Meanwhile the index has the newest of them. It returns the place to go on
+// at.
 func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64) {
 	next = extent.First
 	if room := uint64(f.index.most) * eventsOfJob; extent.Last > room { //nolint:gosec // validated: not negative
 		next = max(next, extent.Last+1-room)
 	}
 	f.index.Begin(next > extent.First)
+	into, newest := f.index, uint64(0)
+	if extent.Last+1 > next+shownFirst {
+		into, newest = NewIndex(f.index.most), extent.Last+1-shownFirst
+		into.Begin(next > extent.First)
+		f.index.Begin(true)
+	}
 	f.reached()
 	begin, first, told := f.now(), next, f.now()
 	f.set(func(p *Progress) {
 		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
 	})
 	for next <= extent.Last && ctx.Err() == nil {
-		after, err := f.source.Scan(ctx, next, func(e broker.Seen) { f.index.Add(e) })
+		if into != f.index {
+			if after, err := f.source.Scan(ctx, newest, func(e broker.Seen) { f.index.Add(e) }); err == nil {
+				newest = after
+			}
+		}
+		after, err := f.source.Scan(ctx, next, func(e broker.Seen) { into.Add(e) })
 		if err != nil {
 			f.failed(ctx, err)
 			continue
@@ -116,8 +131,11 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 		f.hub.stir()
 		if f.now().Sub(told) > tellEvery {
 			told = f.now()
-			f.log.Info().Int("percent", f.Progress().Percent()).Int("jobs", f.index.Overall(told).Jobs).Msg("filling the index")
+			f.log.Info().Int("percent", f.Progress().Percent()).Int("jobs", into.Overall(told).Jobs).Msg("filling the index")
 		}
+	}
+	if into != f.index {
+		f.index.Take(into)
 	}
 	took := f.now().Sub(begin)
 	f.set(func(p *Progress) { p.Filling, p.Read, p.Filled = false, p.Whole, took })

@@ -27,6 +27,7 @@ type faulty struct {
 	made   time.Time
 	down   bool
 	asked  []uint64
+	hold   func(from uint64) // before an answer
 }
 
 var errDown = errors.New("no answer")
@@ -45,6 +46,9 @@ func (s *faulty) Extent(context.Context) (broker.Extent, error) {
 }
 
 func (s *faulty) Scan(_ context.Context, from uint64, each func(broker.Seen)) (uint64, error) {
+	if s.hold != nil {
+		s.hold(from)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, from)
@@ -126,6 +130,34 @@ func TestOnlyWhatFitsIsRead(t *testing.T) {
 			t.Errorf("it began at %d", s.asked[0])
 		}
 	})
+}
+
+// TestTheNewestAreShownFirst: while the others are read, the index has the newest, and
+// those that come; then all.
+func TestTheNewestAreShownFirst(t *testing.T) {
+	s := log(t, 3*shownFirst)
+	a := &appended{place: 3 * shownFirst}
+	held := make(chan struct{})
+	s.hold = func(from uint64) {
+		if from == 201 { // two answers of the oldest are read
+			<-held
+		}
+	}
+	f, _, _ := followed(t, s, 100_000)
+	await.That(t, "the newest are shown", func() bool { return f.index.Overall(start).Jobs == 300 })
+	if p, over := f.Progress(), f.index.Overall(start); !p.Filling || over.Oldest != 2*shownFirst+1 || !over.Older {
+		t.Errorf("%+v, %+v", p, over)
+	}
+	s.set(func() {
+		s.events = append(s.events, seen(t, a.next(t, "s", "new", jobStarted("p"))))
+		s.shown++
+	})
+	close(held)
+	await.That(t, "it is filled", func() bool { return !f.Progress().Filling })
+	await.That(t, "all are there", func() bool { return f.index.Overall(start).Jobs == 3*shownFirst+1 })
+	if over := f.index.Overall(start); over.Older || over.Oldest != 1 || over.States[timeline.Started] != 3*shownFirst+1 {
+		t.Errorf("%+v", over)
+	}
 }
 
 func TestNoAnswerIsSaidOnce(t *testing.T) {

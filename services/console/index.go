@@ -110,6 +110,15 @@ func (x *Index) Begin(partly bool) {
 	x.partly = partly
 }
 
+// Take has all that another one holds, which is nobody else's then.
+func (x *Index) Take(other *Index) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.jobs, x.order, x.stale, x.counts = other.jobs, other.order, other.stale, other.counts
+	x.services, x.namespaces, x.codes = other.services, other.namespaces, other.codes
+	x.rates, x.forgotten, x.newest, x.partly = other.rates, other.forgotten, other.newest, other.partly
+}
+
 var states = timeline.States()
 
 // none is what a job has where it has no service, no namespace, no code.

@@ -3,8 +3,10 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 )
@@ -70,7 +72,8 @@ func (s *server) live(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	if err := l.run(ctx); err != nil && ctx.Err() == nil {
+	// A write that fails ends ctx, too: so its own error tells who was too slow.
+	if err := l.run(ctx); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.metrics.cutOff.Inc()
 	}
 }

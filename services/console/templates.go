@@ -35,7 +35,7 @@ func fileOf(page string) string {
 // stamp is a time for the template "time": in UTC, made local by the page's script.
 type stamp struct {
 	At   time.Time
-	Form string // of the script: datetime, time, ago
+	Form string // of the script: datetime, or time, which is to the millisecond
 }
 
 var functions = template.FuncMap{
@@ -50,9 +50,7 @@ var functions = template.FuncMap{
 	"asset":    func(file string) string { return "/static/" + assets[file].name },
 	"label":    stateLabel,
 	"kind":     stateKind,
-	"doc":      docOf,
 	"nonempty": func(s string) string { return map[bool]string{true: "–", false: s}[s == ""] },
-	"states":   func() []timeline.State { return states[1:] },
 	"sub":      func(a, b int) int { return a - b },
 	"add":      func(a, b int) int { return a + b },
 	"eqstate":  func(a timeline.State, b string) bool { return string(a) == b },

@@ -8,6 +8,7 @@
   const leastWait = 300; // milliseconds between two fetches, or three times what the last one took
   const silence = 17000; // milliseconds without a word, three pulses, after which a connection is dead
   const retryMost = 30000; // between two tries to listen again
+  const sleepAfter = 30000; // milliseconds out of sight, after which a page does not listen
   const sayEvery = 10000; // between two announcements to screen readers
 
   // Times: local, with UTC when the pointer rests on them.
@@ -62,6 +63,7 @@
 
   let source = null;
   let paused = false;
+  let asleep = false; // nobody sees the page
   let fetching = false;
   let wanted = false; // something changed since the last fetch began
   let fetched = 0; // when the last fetch began
@@ -165,23 +167,39 @@
     source.addEventListener("state", () => { heard = Date.now(); plan(); });
     source.addEventListener("reload", () => { heard = Date.now(); plan(); });
     source.addEventListener("error", () => {
-      if (paused) return;
+      if (paused || asleep) return;
       say("lost", "The connection is lost; it comes back by itself.");
       // The browser itself connects again, from where it was, unless it was refused.
       if (source.readyState !== EventSource.CLOSED) return;
-      setTimeout(() => { if (!paused) { listen(); plan(); } }, retry);
+      setTimeout(() => { if (!paused && !asleep) { listen(); plan(); } }, retry);
       retry = Math.min(2 * retry, retryMost);
     });
   };
 
   // A connection may be dead without an end, as after a sleep: then it is made anew.
   setInterval(() => {
-    if (paused || source.readyState === EventSource.CLOSED || Date.now() - heard < silence) return;
+    if (paused || asleep || source.readyState === EventSource.CLOSED || Date.now() - heard < silence) return;
     source.close();
     say("lost", "The connection is lost; it comes back by itself.");
     listen();
     plan();
   }, 1000);
+
+  // A browser keeps a handful of connections to one host: a tab that nobody sees gives
+  // its own back, and is up to date again as soon as somebody looks.
+  let hiding = 0;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hiding);
+    if (document.hidden) {
+      hiding = setTimeout(() => {
+        asleep = true;
+        source.close();
+      }, sleepAfter);
+    } else if (asleep) {
+      asleep = false;
+      if (!paused) { listen(); plan(); }
+    }
+  });
 
   pause.hidden = false;
   pause.addEventListener("click", () => {
@@ -192,6 +210,7 @@
       source.close();
       say("paused", "Updates are paused.");
     } else {
+      asleep = false;
       listen();
       plan();
     }
