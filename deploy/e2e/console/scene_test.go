@@ -58,6 +58,7 @@ func fill(w *writer, now time.Time) *scene {
 	s := &scene{w: w, now: now}
 	w.inOrder(func() {
 		s.usual()
+		s.latest()
 		s.special()
 		s.refused()
 		s.waiting()
@@ -109,6 +110,17 @@ func (s *scene) usual() {
 		j.delivered(j.attempt(created+ms(20, 90), code, ms(8, 120)))
 		j.delivered(j.attempt(ran+ms(20, 90), code, ms(8, 120)))
 		j.delivered(j.attempt(ended+ms(20, 90), code, ms(8, 120)))
+	}
+}
+
+// latest are jobs of the last minutes, all of them quick.
+func (s *scene) latest() {
+	s.w.t.Helper()
+	for i := range 14 {
+		sec := func(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+		j := s.of(1, 0x5c3300+i*41, sec(float64(18+i*12)))
+		j.started(sec(0.6)).podStarted(sec(2.2)).completed(sec(0.6), sec(2.2), sec(5.1))
+		j.delivered(j.attempt(sec(0.7), 204, sec(0.02))).delivered(j.attempt(sec(2.3), 204, sec(0.02))).delivered(j.attempt(sec(5.2), 204, sec(0.02)))
 	}
 }
 
