@@ -86,15 +86,25 @@ func (f *follower) Run(ctx context.Context) {
 			f.failed(ctx, err)
 			continue
 		}
-		next := f.fill(ctx, extent)
-		f.follow(ctx, extent, next)
+		if next, ok := f.fill(ctx, extent); ok {
+			f.follow(ctx, extent, next)
+		}
 	}
+}
+
+// another reports whether EVENTS is another stream than before, and says so.
+func (f *follower) another(before, now broker.Extent, next uint64) bool {
+	if now.Made.Equal(before.Made) && now.Last+1 >= next {
+		return false
+	}
+	f.log.Warn().Msg("EVENTS is another stream than before: the index is filled anew")
+	return true
 }
 
 // fill reads what is there: so many events that the index is full, if there are so
 // many logs. Meanwhile the index has the newest of them. It returns the place to go on
-// at.
-func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64) {
+// at; false: it is another stream by now.
+func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64, ok bool) {
 	next = extent.First
 	if room := uint64(f.index.most) * eventsOfJob; extent.Last > room { //nolint:gosec // validated: not negative
 		next = max(next, extent.Last+1-room)
@@ -111,7 +121,7 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 	f.set(func(p *Progress) {
 		*p = Progress{Filling: true, Whole: extent.Last + 1 - min(first, extent.Last+1), Away: p.Away}
 	})
-	for next <= extent.Last && ctx.Err() == nil {
+	for (next <= extent.Last || next < newest) && ctx.Err() == nil { // what was shown stays
 		if into != f.index {
 			if after, err := f.source.Scan(ctx, newest, func(e broker.Seen) { f.index.Add(e) }); err == nil {
 				newest = after
@@ -123,7 +133,10 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 			continue
 		}
 		f.reached()
-		if after == next { // a replica that trails
+		if after == next { // a replica that trails, or another stream
+			if now, err := f.source.Extent(ctx); err == nil && f.another(extent, now, next) {
+				return next, false
+			}
 			_ = process.Sleep(ctx, askEvery) // ctx is looked at
 		}
 		next = after
@@ -143,7 +156,7 @@ func (f *follower) fill(ctx context.Context, extent broker.Extent) (next uint64)
 	if ctx.Err() == nil {
 		f.log.Info().Int("jobs", f.index.Overall(f.now()).Jobs).Uint64("events", next-first).Dur("took", took).Msg("the index is filled")
 	}
-	return next
+	return next, true
 }
 
 // follow reads what is appended, until ctx ends or it is another stream.
@@ -167,8 +180,7 @@ func (f *follower) follow(ctx context.Context, of broker.Extent, next uint64) {
 				f.failed(ctx, err)
 				continue
 			}
-			if !extent.Made.Equal(of.Made) || extent.Last+1 < next {
-				f.log.Warn().Msg("EVENTS is another stream than before: the index is filled anew")
+			if f.another(of, extent, next) {
 				return
 			}
 			looked = f.now()

@@ -206,6 +206,16 @@ func TestAnotherStreamIsReadFromItsBeginning(t *testing.T) {
 	}
 }
 
+func TestAnotherStreamWhileTheIndexIsFilled(t *testing.T) {
+	s := log(t, 500)
+	s.shown = 250
+	f, _, _ := followed(t, s, 1000)
+	await.That(t, "it reads what there is", func() bool { return f.index.Overall(start).Newest == 250 })
+	other := log(t, 3)
+	s.set(func() { s.events, s.shown, s.made = other.events, 3, start.Add(time.Hour) })
+	await.That(t, "it is filled with the other", func() bool { return f.index.Overall(start).Jobs == 3 && !f.Progress().Filling })
+}
+
 // fewLetters is DEADLETTERS.
 type fewLetters struct {
 	first uint64

@@ -74,6 +74,13 @@ func (s *server) showJob(ctx context.Context, f *frame, r *http.Request) error {
 	if !logKeyForm.MatchString(logKey) {
 		return errNoJob
 	}
+	if err := s.reachable(); err != nil {
+		return err
+	}
+	var err error
+	if f.Moves, err = s.reads.Moves(ctx, logKey); err != nil { // before: what comes after is told
+		return err
+	}
 	logs, err := s.readLog(ctx, logKey)
 	if err != nil {
 		return err

@@ -65,7 +65,8 @@ func (s *server) live(w http.ResponseWriter, r *http.Request) {
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
 		after = last
 	}
-	l.place, _ = strconv.ParseUint(after, 10, 64) // 0, the beginning, where it says nothing
+	l.place, _ = strconv.ParseUint(after, 10, 64)          // 0, the beginning, where it says nothing
+	l.moves, _ = strconv.ParseUint(q.Get("moves"), 10, 64) // likewise: then the first look is a change
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // of proxies that would gather it
@@ -103,9 +104,6 @@ func (l *listener) run(ctx context.Context) error {
 		t := time.NewTicker(movesEvery)
 		defer t.Stop()
 		look = t.C
-		if l.server.reachable() == nil {
-			l.moves, _ = l.server.reads.Moves(ctx, l.key) // the next look says it
-		}
 	}
 	l.moved = l.server.hub.after(l.place).moved
 	for {

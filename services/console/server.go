@@ -141,6 +141,7 @@ type frame struct {
 	Here    string // the page, as metrics name it
 	Live    string // query of /live; empty: nothing changes on it
 	Place   uint64 // of the newest event when it was made
+	Moves   uint64 // how far the callbacks of its one job were then
 	User    string
 	Actions bool
 	Token   string // of its forms

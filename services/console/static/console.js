@@ -152,8 +152,8 @@
   };
 
   const listen = () => {
-    const at = document.getElementById("live").dataset.seq;
-    source = new EventSource("/live?" + page + "&after=" + encodeURIComponent(at));
+    const at = document.getElementById("live").dataset;
+    source = new EventSource("/live?" + page + "&after=" + encodeURIComponent(at.seq) + (at.moves ? "&moves=" + encodeURIComponent(at.moves) : ""));
     heard = Date.now();
     source.addEventListener("open", () => { retry = 1000; heard = Date.now(); say("live", "Live"); });
     source.addEventListener("pulse", () => { heard = Date.now(); });
