@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/event"
 )
 
 // liveMost is how long after its append an event may be on the page.
@@ -35,12 +38,15 @@ func (b *tab) sees(what, js string) seen {
 	return seen{b, name, js, what}
 }
 
-// within is how long after a time the page showed it; more than liveMost fails the
-// test.
-func (s seen) within(since time.Time) time.Duration {
+// within is how long after the server stored an event the page showed it; more than
+// liveMost fails the test.
+func (s seen) within(stored time.Time) time.Duration {
 	s.b.t.Helper()
 	at := eval[float64](s.b, `Promise.race([window.`+s.name+`, new Promise((_, no) => setTimeout(() => no(new Error('not in 20 seconds')), 20000))])`)
-	took := time.UnixMilli(int64(at)).Sub(since.Truncate(time.Millisecond))
+	took := time.UnixMilli(int64(at)).Sub(stored.Truncate(time.Millisecond))
+	if took < 0 {
+		s.b.t.Errorf("%s: %s before the server had it: the clocks of the two are not one", s.what, -took)
+	}
 	if took > liveMost {
 		s.b.t.Errorf("%s: after %s, and it may be %s", s.what, took, liveMost)
 	}
@@ -49,6 +55,21 @@ func (s seen) within(since time.Time) time.Duration {
 
 // has is an expression that is true when a person can read the text on the page.
 func has(text string) string { return `document.body.innerText.includes(` + quote(text) + `)` }
+
+// stored is when the server stored the job's last event.
+func (j *job) stored() time.Time {
+	j.w.t.Helper()
+	return j.w.storedAt(event.LogFilter(j.service, j.key()))
+}
+
+func (w *writer) storedAt(subject string) time.Time {
+	w.t.Helper()
+	s, err := w.JetStream().Stream(w.t.Context(), broker.StreamEvents)
+	w.must(err)
+	m, err := s.GetLastMsgForSubject(w.t.Context(), subject)
+	w.must(err)
+	return m.Time
+}
 
 // report prints what was measured; the slowest is what counts.
 func report(t *testing.T, what string, all []time.Duration) {
@@ -75,9 +96,8 @@ func TestLive(t *testing.T) {
 		for i := range times {
 			j := w.job(job{id: fmt.Sprintf("live-job-%d", i)})
 			there := b.sees(j.id, has(j.id))
-			at := time.Now()
 			j.started(0)
-			all = append(all, there.within(at))
+			all = append(all, there.within(j.stored()))
 		}
 		report(t, "a new job in the list", all)
 	})
@@ -91,9 +111,8 @@ func TestLive(t *testing.T) {
 			j.started(0)
 			b.reads(j.id)
 			there := b.sees(j.id, `[...document.querySelectorAll('tr, li')].some(r => r.innerText.includes(`+quote(j.id)+`) && /completed/i.test(r.innerText))`)
-			at := time.Now()
 			j.completed(0, 0, time.Second)
-			all = append(all, there.within(at))
+			all = append(all, there.within(j.stored()))
 		}
 		report(t, "a job's state in the list", all)
 	})
@@ -102,13 +121,11 @@ func TestLive(t *testing.T) {
 		b.shows(watched.page())
 		b.live()
 		there := b.sees("the Pod", has(watched.pod()))
-		at := time.Now()
 		watched.podStarted(time.Second)
-		all := []time.Duration{there.within(at)}
+		all := []time.Duration{there.within(watched.stored())}
 		there = b.sees("the end", has("CONTAINER_EXIT_NONZERO"))
-		at = time.Now()
 		watched.failed(time.Second, time.Second, 2*time.Second, "CONTAINER_EXIT_NONZERO", "it exited with code 3", nil)
-		report(t, "a step of a job's timeline", append(all, there.within(at)))
+		report(t, "a step of a job's timeline", append(all, there.within(watched.stored())))
 	})
 	t.Run("now", func(t *testing.T) {
 		b := open(t, c.url)
@@ -120,9 +137,8 @@ func TestLive(t *testing.T) {
 			before := eval[string](b, count)
 			there := b.sees("a count", count+` !== `+quote(before))
 			j := w.job(job{id: fmt.Sprintf("counted-%d", i)})
-			at := time.Now()
 			j.started(0)
-			all = append(all, there.within(at))
+			all = append(all, there.within(j.stored()))
 		}
 		report(t, "a count of Now", all)
 	})
@@ -134,9 +150,8 @@ func TestLive(t *testing.T) {
 		for i := range times {
 			id := fmt.Sprintf("refused-%d", i)
 			there := b.sees(id, has(id))
-			at := time.Now()
-			w.refuse(at, id, "billing", "MESSAGE_INVALID", "$.job is required.", `{"id":"`+id+`"}`)
-			all = append(all, there.within(at))
+			logKey := w.refuse(time.Now(), id, "billing", "MESSAGE_INVALID", "$.job is required.", `{"id":"`+id+`"}`)
+			all = append(all, there.within(w.storedAt(event.LogFilter("billing", logKey))))
 		}
 		report(t, "a refused message", all)
 	})
@@ -148,9 +163,8 @@ func TestLive(t *testing.T) {
 		other.started(0)
 		j := w.job(job{id: "of-mail", service: "mail"})
 		there := b.sees(j.id, has(j.id))
-		at := time.Now()
 		j.started(0)
-		there.within(at)
+		there.within(j.stored())
 		if strings.Contains(b.text(), other.id) {
 			t.Error("a job of another service came into the list of mail")
 		}
@@ -204,9 +218,8 @@ func TestABrokenConnectionHeals(t *testing.T) {
 		b.reads(missed...)
 		after := w.job(job{id: fmt.Sprintf("after-%d", round)})
 		there := b.sees(after.id, has(after.id))
-		at := time.Now()
 		after.started(0)
-		there.within(at)
+		there.within(after.stored())
 	}
 	if !eval[bool](b, `window.sameDocument === true`) {
 		t.Error("the page was loaded anew")

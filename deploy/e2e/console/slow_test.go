@@ -38,9 +38,8 @@ func TestASlowBrowserSlowsNobody(t *testing.T) {
 	for i := 0; ; i++ {
 		j := w.job(job{id: fmt.Sprintf("beside-%d", i)})
 		there := b.sees(j.id, has(j.id))
-		at := time.Now()
 		j.started(0)
-		all = append(all, there.within(at))
+		all = append(all, there.within(j.stored()))
 		select {
 		case <-flood:
 			report(t, "a job in the list, beside 40 browsers that read nothing and 400 events a second", all)
