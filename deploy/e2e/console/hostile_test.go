@@ -245,7 +245,7 @@ func (b *tab) heardWithin(part string) {
 // TestWhatTheBrowserTells: a page that escapes nothing is told of, or the other tests
 // would see nothing either.
 func TestWhatTheBrowserTells(t *testing.T) {
-	careless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	careless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprintf(w, "<!doctype html><title>x</title><p>%s</p><script>fetch('http://127.0.0.1:1/x').catch(() => 0)</script>", evil("careless"))
 	}))
