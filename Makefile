@@ -72,10 +72,15 @@ test: $(KUBERNETES) ## Every Go test, with the race detector where a C compiler 
 e2e: $(KUBERNETES) $(BINARIES) $(NATS) ## The whole stack from outside, and two replicas of everything under SIGKILL; 25 minutes.
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN=$(CURDIR)/$(BIN)/jobrelay JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 40m -p 1 ./deploy/e2e ./deploy/e2e/callbacks
 	@$(MAKE) --no-print-directory e2e-nats
+	@$(MAKE) --no-print-directory e2e-upgrade
 
 .PHONY: e2e-nats
 e2e-nats: $(KUBERNETES) $(BINARIES) $(NATS) ## Three servers of NATS with deploy/nats, one after the other under SIGKILL; 3 minutes, and part of e2e.
 	@JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) go test -tags e2e -count 1 -v -timeout 10m -run TestCluster ./deploy/nats
+
+.PHONY: e2e-upgrade
+e2e-upgrade: $(KUBERNETES) $(BINARIES) $(NATS) ## This build and the one before side by side, upgraded and rolled back under load; needs the git history, part of e2e.
+	@sh deploy/e2e/upgrade/run.sh
 
 .PHONY: mutants
 mutants: $(NATS) ## Each guard of the notifier taken away, and the scene that notices; half a minute, and part of e2e.
@@ -92,7 +97,7 @@ $(BIN)/kubelet: $(wildcard deploy/e2e/node/kubelet/*)
 	@sh deploy/e2e/node/kubelet/build.sh $@ && touch $@
 
 .PHONY: bench
-bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, into bin/bench; 4 minutes (BENCH="--rows B1 --profile", BENCH=--help).
+bench: $(BINARIES) $(KUBERNETES) $(NATS) ## Ours against bare loops, as ratios, into bin/bench; 14 minutes (BENCH="--rows B1 --profile", BENCH=--help).
 	@LDFLAGS='$(LDFLAGS)' sh deploy/build.sh $(BIN)/bench/ ./deploy/bench
 	@$(BIN)/bench/bench $(BENCH)
 
@@ -122,9 +127,10 @@ verify: $(BUF) $(KUBERNETES) monitoring ## Fail where a generated file, go.mod o
 monitoring: $(PROMTOOL) ## The Prometheus rules and their tests, by promtool.
 	@cd deploy/monitoring && $(CURDIR)/$(PROMTOOL) check rules --lint-fatal rules.yaml && $(CURDIR)/$(PROMTOOL) test rules rules_test.yaml
 .PHONY: released
-released: $(BUF) ## At a release: from now on nothing that taps read in this one may change.
+released: $(BUF) ## At a release: from now on nothing that taps read in this one may change, and it is the version before.
 	@cd proto && $(CURDIR)/$(BUF) breaking --against released.binpb
 	@cd proto && $(CURDIR)/$(BUF) build --exclude-source-info --output released.binpb
+	@git rev-parse HEAD >deploy/e2e/upgrade/previous
 
 .PHONY: fuzz
 fuzz: ## Each fuzz target for a minute (FUZZTIME=1m).

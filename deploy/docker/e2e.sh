@@ -115,7 +115,7 @@ if [ "${JOBRELAY_E2E_INSTALL:-}" = 1 ] && [ "$(id -u)" = 0 ] && command -v apt-g
 		log=$(mktemp)
 		# A daemon that the package starts would be nobody's to end.
 		# shellcheck disable=SC2086 # several words
-		if ! { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1; then
+		if ! { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $packages; } >"$log" 2>&1; then
 			tail -n 5 "$log" >&2
 			rm -f "$log"
 			cannot "Docker could not be installed, see the lines above"

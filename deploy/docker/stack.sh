@@ -111,9 +111,9 @@ addresses() {
 
   queue       http://$(compose port sqs 9324)/000000000000/jobs
   webhooks    http://$(compose port webhooks 8080), from the containers http://webhooks:8080
+  console     http://$(compose port console 8090): pages of what happens
   NATS        nats://$nats, monitor http://$(compose port nats 8222)
   Kubernetes  https://$kubernetes: make kubeconfig
-  console     http://$(compose port console 8090)
 END
 	if running toxiproxy; then
 		cat <<END

@@ -138,12 +138,12 @@ func (p *plane) applyCRDs(t *testing.T) {
 	p.mapper.Reset()
 }
 
-// install applies the production overlay and a namespace for Jobs, and waits until
-// both roles' rights and the admission policies are in force.
+// install applies the production overlay with the console, and a namespace for Jobs, and
+// waits until both roles' rights and the admission policies are in force.
 func (p *plane) install(t *testing.T) {
 	t.Helper()
 	p.applyCRDs(t)
-	p.apply(t, running(root{dir: "overlays/production"}.render(t)))
+	p.apply(t, running(withConsole.render(t)))
 	p.apply(t, render(t, "job-namespace"))
 	p.awaitPolicies(t)
 }

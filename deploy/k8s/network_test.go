@@ -111,8 +111,16 @@ func matches(t *testing.T, s *metav1.LabelSelector, l map[string]string) bool {
 // TestWhoMaySpeakToWhom: the production overlay's policies, for each role and what it
 // works with, and for what it has no business with. The simulated nodes enforce none of
 // them: the API server takes them (TestEveryRootIsAccepted), and this evaluates them.
+// The console may do what its name is listed for, with its proxy (console-oidc) that too.
 func TestWhoMaySpeakToWhom(t *testing.T) {
-	all := root{dir: "overlays/production"}.render(t)
+	for _, r := range []root{withConsole, withActions} {
+		t.Run(r.name, func(t *testing.T) { whoMaySpeakToWhom(t, r) })
+	}
+}
+
+func whoMaySpeakToWhom(t *testing.T, r root) {
+	all := r.render(t)
+	proxied := slices.Contains(r.components, "components/console-oidc")
 	policies := of[networkingv1.NetworkPolicy](t, all, "NetworkPolicy")
 	deployments := ours(t, all)
 	in := func(namespace string) map[string]string {
@@ -126,7 +134,8 @@ func TestWhoMaySpeakToWhom(t *testing.T) {
 	in10, in172, in192 := peer{address: "10.0.0.1"}, peer{address: "172.20.0.9"}, peer{address: "192.168.1.1"}
 	world, world6 := peer{address: "93.184.216.34"}, peer{address: "2606:2800:220:1::1"}
 	prometheus := pod("monitoring", "app", "prometheus", "10.244.2.2")
-	const everybody = "ingest launcher watcher notifier"
+	ingressController := pod("ingress-nginx", "app.kubernetes.io/name", "ingress-nginx", "10.244.2.3")
+	const everybody = "ingest launcher watcher notifier console"
 	for _, c := range []struct {
 		to       string
 		peer     peer
@@ -143,10 +152,10 @@ func TestWhoMaySpeakToWhom(t *testing.T) {
 		{"NATS's routes", nats, corev1.ProtocolTCP, 6222, ""},
 		{"NATS's monitoring", nats, corev1.ProtocolTCP, 8222, ""},
 		{"a Job that calls itself NATS", pod("jobs", "app.kubernetes.io/name", "nats", "10.244.3.3"), corev1.ProtocolTCP, 4222, ""},
-		{"the API server", in10, corev1.ProtocolTCP, 443, "ingest launcher watcher"}, // ingest: as a VPC endpoint of SQS
+		{"the API server", in10, corev1.ProtocolTCP, 443, "ingest launcher watcher console-oidc"}, // ingest: as a VPC endpoint of SQS
 		{"the API server by its own port", peer{address: "172.18.0.2"}, corev1.ProtocolTCP, 6443, "launcher watcher"},
-		{"SQS", world, corev1.ProtocolTCP, 443, everybody},
-		{"SQS by IPv6", world6, corev1.ProtocolTCP, 443, everybody},
+		{"SQS", world, corev1.ProtocolTCP, 443, "ingest launcher watcher notifier console-oidc"},
+		{"SQS by IPv6", world6, corev1.ProtocolTCP, 443, "ingest launcher watcher notifier console-oidc"},
 		{"a webhook on 8443", world, corev1.ProtocolTCP, 8443, "notifier"},
 		{"a webhook without TLS", world, corev1.ProtocolTCP, 80, "notifier"},
 		{"a webhook by IPv6", world6, corev1.ProtocolTCP, 80, "notifier"},
@@ -166,17 +175,19 @@ func TestWhoMaySpeakToWhom(t *testing.T) {
 		{"an IPv4 address in IPv6 (NAT64)", peer{address: "64:ff9b::a00:1"}, corev1.ProtocolTCP, 80, ""},
 		{"multicast", peer{address: "224.0.0.1"}, corev1.ProtocolTCP, 80, ""},
 	} {
-		for _, role := range roles {
+		for _, role := range allRoles {
 			own := deployments[role].Spec.Template.Labels
-			want := slices.Contains(strings.Fields(c.may), role)
+			may := strings.Fields(c.may)
+			want := slices.Contains(may, role) || proxied && role == "console" && slices.Contains(may, "console-oidc")
 			if got := allowed(t, policies, networkingv1.PolicyTypeEgress, own, c.peer, c.protocol, c.port); got != want {
 				t.Errorf("%s to %s (%s, port %d): %v, want %v", role, c.to, c.peer.address, c.port, got, want)
 			}
 		}
 		t.Logf("to %-44s %s %d: %s", c.to, c.protocol, c.port, cmp.Or(c.may, "nobody"))
 	}
-	for _, role := range roles {
+	for _, role := range allRoles {
 		own := deployments[role].Spec.Template.Labels
+		pages := role == "console"
 		for name, c := range map[string]struct {
 			from peer
 			port int32
@@ -184,6 +195,13 @@ func TestWhoMaySpeakToWhom(t *testing.T) {
 		}{
 			"Prometheus":            {prometheus, 9090, true},
 			"Prometheus, elsewhere": {prometheus, 8080, false},
+			"Prometheus, the pages": {prometheus, 8090, false},
+			"the ingress, pages":    {ingressController, 8090, pages},
+			"the ingress, metrics":  {ingressController, 9090, false},
+			"past its proxy":        {ingressController, 8091, false},
+			"a Job, pages":          {pod("jobs", "app.kubernetes.io/name", "ingress-nginx", "10.244.9.9"), 8090, false},
+			"the world, pages":      {world, 8090, false},
+			"a Pod beside it":       {pod("jobrelay", "app", "x", "10.244.9.8"), 8090, false},
 			"a Job":                 {pod("jobs", "app", "prometheus", "10.244.9.9"), 9090, false},
 			"the world":             {world, 9090, false},
 			"another Pod beside it": {pod("jobrelay", "app", "x", "10.244.9.8"), 9090, false},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,15 +13,19 @@ import (
 	"testing"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/crypto/bcrypt"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/devstack/await"
 	"github.com/jobrelay/jobrelay/pkg/devstack/hookd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/natsd"
 	"github.com/jobrelay/jobrelay/pkg/devstack/sqsd"
+	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/sqsqueue"
+	"github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/launcher"
 	"github.com/jobrelay/jobrelay/services/notifier"
@@ -29,13 +35,14 @@ import (
 // TestThePipelineRunsWithTheseAccounts: from SQS to the webhook, launcher and watcher with
 // nothing but the tokens of their accounts, under the admission policies and in a
 // namespace for Jobs; a Job that completes and one that fails. With their rights in all
-// namespaces, and in one alone.
+// namespaces, and in one alone. The console, with what its component sets, shows them to
+// who has a password.
 func TestThePipelineRunsWithTheseAccounts(t *testing.T) {
 	for name, components := range map[string][]string{"all namespaces": nil, "one namespace": {"COMPONENTS/one-namespace"}} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlane(t)
 			p.install(t)
-			all := overlay(t, "resources: [BASE]\ncomponents: ["+strings.Join(components, ", ")+"]\n")
+			all := overlay(t, "resources: [BASE]\ncomponents: ["+strings.Join(append(components, "COMPONENTS/console"), ", ")+"]\n")
 			if components != nil {
 				p.apply(t, running(all))
 				for _, name := range []string{"jobrelay-launcher", "jobrelay-watcher"} { // as apply --prune does
@@ -51,6 +58,9 @@ func TestThePipelineRunsWithTheseAccounts(t *testing.T) {
 						t.Setenv(name, value)
 					}
 				}
+			}
+			for _, e := range ours(t, all)["console"].Spec.Template.Spec.Containers[0].Env {
+				t.Setenv(e.Name, e.Value)
 			}
 			s := newStack(t, p)
 			for _, image := range []string{"sim/succeed:100ms", "sim/exit:3"} {
@@ -79,15 +89,17 @@ func TestThePipelineRunsWithTheseAccounts(t *testing.T) {
 				return true
 			})
 			t.Log(s.statuses(t))
+			s.looks(t)
 		})
 	}
 }
 
-// stack is the four services in this process, and real parts around them.
+// stack is the services and the console in this process, and real parts around them.
 type stack struct {
 	service string
 	hooks   *hookd.Server
 	queue   *sqsqueue.Queue
+	pages   string // address of the console
 }
 
 func newStack(t *testing.T, p *plane) *stack {
@@ -122,7 +134,8 @@ func newStack(t *testing.T, p *plane) *stack {
 	if err := os.WriteFile(policy, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--nats-url=" + n.URL(), "--topology=create", "--metrics-addr=127.0.0.1:0", "--policy-file=" + policy}
+	args := []string{"--nats-url=" + n.URL(), "--topology=create", "--metrics-addr=127.0.0.1:0"}
+	rules := "--policy-file=" + policy
 	parse := func(cfg any, vars map[string]string, more ...string) {
 		t.Helper()
 		if err := process.Parse(cfg, vars, append(more, args...)...); err != nil {
@@ -133,11 +146,21 @@ func newStack(t *testing.T, p *plane) *stack {
 	var la launcher.Config
 	var wa watcher.Config
 	var no notifier.Config
-	parse(&in, nil, "--sqs-queue-url="+address)
+	var co console.Config
+	parse(&in, nil, rules, "--sqs-queue-url="+address)
 	in.Endpoint, in.Region = q.URL(), "us-east-1"
-	parse(&la, nil, "--kubeconfig="+p.kubeconfigOf(t, "launcher"))
-	parse(&wa, nil, "--kubeconfig="+p.kubeconfigOf(t, "watcher"))
-	parse(&no, notifier.Vars(), "--webhook-allow=127.0.0.0/8")
+	parse(&la, nil, rules, "--kubeconfig="+p.kubeconfigOf(t, "launcher"))
+	parse(&wa, nil, rules, "--kubeconfig="+p.kubeconfigOf(t, "watcher"))
+	parse(&no, notifier.Vars(), rules, "--webhook-allow=127.0.0.0/8")
+	parse(&co, nil, "--listen=127.0.0.1:0", "--users-file="+usersFile(t))
+	pages := make(chan string, 1)
+	co.OnListen = func(address string) { pages <- address }
+	// The console makes no streams, and ends where there are none.
+	b, err := broker.Open(t.Context(), broker.Config{URL: n.URL(), Topology: broker.Create}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var services sync.WaitGroup
@@ -152,12 +175,70 @@ func newStack(t *testing.T, p *plane) *stack {
 	run("launcher", func(l zerolog.Logger) error { return launcher.Run(ctx, la, l) })
 	run("watcher", func(l zerolog.Logger) error { return watcher.Run(ctx, wa, l) })
 	run("notifier", func(l zerolog.Logger) error { return notifier.Run(ctx, no, l) })
+	run("console", func(l zerolog.Logger) error { return console.Run(ctx, co, l) })
 	t.Cleanup(func() {
 		cancel()
 		q.EndPolls()
 		services.Wait()
 	})
+	select {
+	case address := <-pages:
+		s.pages = "http://" + address
+	case <-t.Context().Done():
+		t.Fatal("the console does not listen")
+	}
 	return s
+}
+
+const password = "correct horse"
+
+// usersFile is the Secret of the console, with ada in it.
+func usersFile(t *testing.T) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(name, append([]byte("ada:"), hash...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// looks reads the console's pages: with a password the Jobs are there, without one
+// nothing is.
+func (s *stack) looks(t *testing.T) {
+	t.Helper()
+	get := func(path string, login bool) (status int, body string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.pages+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if login {
+			req.SetBasicAuth("ada", password)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
+	}
+	job := "/jobs/" + event.Key(t.Name()+" sim/exit:3")
+	for path, want := range map[string]string{"/": `data-count="failed"`, "/jobs": s.service, job: "sim/exit:3"} {
+		await.That(t, path+" shows "+want, func() bool {
+			status, body := get(path, true)
+			return status == http.StatusOK && strings.Contains(body, want)
+		})
+		if status, body := get(path, false); status != http.StatusUnauthorized || strings.Contains(body, want) {
+			t.Errorf("%s without a password: %d\n%s", path, status, body)
+		}
+	}
 }
 
 // send asks for a Job of an image, whose callbacks go to a path of its name.

@@ -33,6 +33,7 @@ var everybodys = map[string][]string{
 var rights = map[string]map[string][]string{
 	"ingest":   {},
 	"notifier": {},
+	"console":  {},
 	"launcher": {"jobs.batch": {"get", "create"}},
 	"watcher": {
 		"jobs.batch": {"get", "list", "watch", "patch", "delete"},
@@ -135,7 +136,7 @@ func TestRightsOfEachRole(t *testing.T) {
 	p := newPlane(t)
 	p.install(t)
 	attempts := p.attempts(t)
-	for _, role := range roles {
+	for _, role := range allRoles {
 		t.Run(role, func(t *testing.T) {
 			p.tryAll(t, role, attempts, func(a attempt, namespace string) bool {
 				return slices.Contains(everybodys[a.resource], a.verb) || slices.Contains(rights[role][a.resource], a.verb) ||

@@ -101,7 +101,7 @@ func pipeline(t *testing.T, s *secured) {
 	must[delivery.Run](t, "replay")(operator.Replay(ctx, []delivery.Letter{letter}))
 	must[[]broker.Rejected](t, "rejections")(operator.Rejections(ctx, broker.RejectionFilter{Limit: 10}))
 	must[[]broker.Pause](t, "paused")(operator.Paused(ctx))
-	must[[]string](t, "unended")(operator.Unended(ctx, "s"))
+	must[[]timeline.Summary](t, "without an end")(operator.Jobs(ctx, broker.JobFilter{Service: "s", States: []timeline.State{timeline.Waiting, timeline.Started}, Limit: 10}))
 	mustDo(t, "create a tap", operator.CreateTap(ctx, broker.Tap{Name: "one"}))
 	must[[]broker.TapState](t, "taps")(operator.Taps(ctx))
 	mustDo(t, "verify", broker.VerifyTopology(ctx, operator.JetStream()))

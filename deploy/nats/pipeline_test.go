@@ -34,7 +34,8 @@ import (
 
 // TestThePipelineRunsWithThesePermissions runs the four services, each with its own
 // nkey, verifying what the operator applied, on a server with this folder's files as
-// they are: jobs that wait for each other, a rejection, a pause and a cancellation.
+// they are: jobs that wait for each other, a rejection, a pause and a cancellation. The
+// console shows them, with either of its users.
 func TestThePipelineRunsWithThesePermissions(t *testing.T) {
 	t.Run("in one account", func(t *testing.T) { services(t, &secured{t: t, keys: t.TempDir()}, "jobrelay.conf") })
 	t.Run("apart", func(t *testing.T) { services(t, &secured{t: t, keys: t.TempDir(), api: broker.TapAPI}, "apart.conf") })
@@ -44,6 +45,9 @@ func services(t *testing.T, s *secured, accounts string) {
 	s.nats = s.run(s.configuration("server.conf", accounts))
 	must[[]broker.Change](t, "topology")(broker.ApplyTopology(t.Context(), s.open(broker.RoleOperator).JetStream(), 1))
 	allServices(t, s, nil)
+	for _, user := range []string{broker.RoleConsole, broker.RoleActions} {
+		pages(t, s, user, whatHappened())
+	}
 }
 
 // allServices runs them; meanwhile, where it is given, is done to NATS at the same time.

@@ -396,6 +396,46 @@ func (b *Broker) last(ctx context.Context, stream, subject string) (*jetstream.R
 	return m, err
 }
 
+// holds reports whether the stream has a message on the subject, which may hold
+// wildcards, as its leader knows. A direct get is answered by any replica, also by one
+// that was away and catches up (nats-server: from nine tenths on). What that has is
+// true, for logs only grow; what it has not may be there all the same. Where the append
+// rule or a compare-and-set follows, the leader judges, and nothing is lost. Where "not
+// found" decides by itself, it is asked for here.
+func (b *Broker) holds(ctx context.Context, stream, subject string) (bool, error) {
+	end := b.cfg.Calls.Begin(telemetry.NATS, stream, "info")
+	info, err := b.streams[stream].Info(ctx, jetstream.WithSubjectFilter(subject))
+	end(result(err))
+	if err != nil {
+		return false, streamError(stream, err)
+	}
+	return len(info.State.Subjects) > 0, nil
+}
+
+// surely is last, and its ErrNotFound is the word of the stream's leader.
+func (b *Broker) surely(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
+	for begin := time.Now(); ; {
+		m, err := b.last(ctx, stream, subject)
+		if !errors.Is(err, ErrNotFound) {
+			return m, err
+		}
+		held, leaderErr := b.holds(ctx, stream, subject)
+		switch {
+		case leaderErr != nil:
+			return nil, leaderErr
+		case !held:
+			return nil, err
+		case time.Since(begin) > electionMost:
+			return nil, fmt.Errorf("%s: the leader of %s has it, the replicas that answer have not", subject, stream)
+		}
+		select { // another replica may be the next to answer
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(askAgain):
+		}
+	}
+}
+
 // asked repeats a reading that no replica of the stream was there to answer, as
 // publish does.
 func asked(ctx context.Context, read func() error) error {

@@ -110,6 +110,61 @@ func TestAReadingWaitsForALeader(t *testing.T) {
 	}
 }
 
+// TestNotFoundIsTheLeadersWord: a replica that trails is asked again until it has what
+// its leader has; what the leader does not have is not there.
+func TestNotFoundIsTheLeadersWord(t *testing.T) {
+	s := server(t)
+	b := open(t, s)
+	key := event.Key("id")
+	if err := b.Accept(t.Context(), newEvent(t, key, &jobsv1.JobRequested{Id: "id"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PutLetter(t.Context(), delivery.Letter{LogKey: key, Service: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	for stream, read := range map[string]func(key string) error{
+		broker.StreamRequests:    func(key string) error { _, err := b.Request(t.Context(), key); return err },
+		broker.StreamDeadLetters: func(key string) error { _, err := b.Letter(t.Context(), "s", key, 0); return err },
+	} {
+		catchUp, err := s.Trail(stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := read(event.Key("nobody")); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("%s: %v", stream, err)
+		}
+		sent := b.JetStream().Conn().Stats().OutMsgs
+		there := make(chan error, 1)
+		go func() { there <- read(key) }()
+		await.That(t, "it has asked the leader, and then again", func() bool { return b.JetStream().Conn().Stats().OutMsgs > sent+2 })
+		catchUp()
+		if err := <-there; err != nil {
+			t.Errorf("%s: %v", stream, err)
+		}
+	}
+}
+
+// TestBegunIsTheLeadersWord: also where the end of the log is not read.
+func TestBegunIsTheLeadersWord(t *testing.T) {
+	s := server(t)
+	b := open(t, s)
+	key := event.Key("id")
+	if _, err := b.Append(t.Context(), "s", broker.Tail{}, newEvent(t, key, &jobsv1.JobStarted{JobId: "u"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Trail(broker.StreamEvents); err != nil {
+		t.Fatal(err)
+	}
+	if tail, err := b.Tail(t.Context(), "s", key); err != nil || !tail.Empty() {
+		t.Fatalf("%+v %v", tail, err)
+	}
+	for id, want := range map[string]bool{"id": true, "other": false} {
+		if begun, err := b.Begun(t.Context(), "s", event.Key(id)); err != nil || begun != want {
+			t.Errorf("%s: %v %v", id, begun, err)
+		}
+	}
+}
+
 // TestReplicasNeedACluster: it says so at once, and does not wait for one.
 func TestReplicasNeedACluster(t *testing.T) {
 	_, err := broker.Open(t.Context(), broker.Config{URL: server(t).URL(), Role: "test", Topology: broker.Create, Replicas: 3}, zerolog.Nop())

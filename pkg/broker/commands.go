@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jobrelay/jobrelay/pkg/event"
 )
@@ -31,27 +29,4 @@ func (b *Broker) Cancel(ctx context.Context, c Cancel) error {
 	}
 	_, err = b.publish(ctx, &nats.Msg{Subject: cancelSubject + event.Key(c.ID), Data: data})
 	return err
-}
-
-// Unended are the log keys of a service's jobs that have a Job and no end, as far
-// as EVENTS shows now.
-func (b *Broker) Unended(ctx context.Context, service string) ([]string, error) {
-	info, err := b.streams[StreamEvents].Info(ctx, jetstream.WithSubjectFilter(strings.TrimSuffix(event.LogFilter(service, "*"), ">")+"*"))
-	if err != nil {
-		return nil, streamError(StreamEvents, err)
-	}
-	ended := map[string]bool{}
-	for subject := range info.State.Subjects {
-		_, key, t, err := event.ParseSubject(subject)
-		if err == nil {
-			ended[key] = ended[key] || t.Terminal()
-		}
-	}
-	var out []string
-	for key, over := range ended {
-		if !over {
-			out = append(out, key)
-		}
-	}
-	return out, nil
 }

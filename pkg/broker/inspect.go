@@ -34,7 +34,10 @@ type Inspection struct {
 	Clock      bool          // Skew is known
 	Skew       time.Duration // the server's clock less ours; as good as the answer was quick
 	JetStream  error         // why it does not answer; nothing below is known then
-	Topology   []string      // what is not as expected, or could not be looked at
+	Topology   []string      // what is not as expected
+	Short      time.Duration // how long EVENTS must keep, and does not; 0: it does
+	Keeps      time.Duration // how long it keeps, where that is short
+	Failed     []string      // questions that had no answer, or a bad one
 	Streams    []StreamState
 	Consumers  []ConsumerState
 	Denied     []string // subjects that the login may not publish to
@@ -54,7 +57,8 @@ type ConsumerState struct {
 	Stream, Name              string
 	Pending                   uint64 // messages that nobody has had yet
 	AckPending, MaxAckPending int
-	Waiting                   int // pulls that wait for a message
+	Raise                     string // the command for one with a lower MaxAckPending than is made now; empty: it has that
+	Waiting                   int    // pulls that wait for a message
 	Paused                    bool
 }
 
@@ -68,6 +72,30 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("no answer; is it running, and is JOBRELAY_NATS_URL right?"))
 	defer cancel()
 	return b, b.dial(ctx)
+}
+
+// Fits are the roles whose inboxes the login may listen to: one where it is made as
+// deploy/nats makes them, every role where nothing is restricted, none where it is
+// nobody's of ours. It asks nothing of JetStream. Its error is the connection's.
+func (b *Broker) Fits(ctx context.Context) ([]string, error) {
+	var out []string
+	for _, r := range Roles() {
+		inbox := "_INBOX_" + r.Name + ".doctor.fits"
+		sub, err := b.conn.SubscribeSync(inbox)
+		if err != nil {
+			return nil, err
+		}
+		err = b.conn.FlushWithContext(ctx)
+		_ = sub.Unsubscribe() // it ends with the connection at the latest
+		if err != nil {
+			return nil, err
+		}
+		// A refusal is read before the answer to the flush.
+		if said := b.conn.LastError(); said == nil || !strings.Contains(said.Error(), strconv.Quote(inbox)) {
+			out = append(out, r.Name)
+		}
+	}
+	return out, nil
 }
 
 // Inspect looks at everything and changes nothing. It may be called once on a
@@ -97,6 +125,11 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 		defer mu.Unlock()
 		in.Topology = append(in.Topology, fmt.Sprintf(format, args...))
 	}
+	failed := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		in.Failed = append(in.Failed, fmt.Sprintf(format, args...))
+	}
 	refused := func(subject string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -121,7 +154,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				}
 				return nil // another role's
 			case err != nil:
-				problem("stream %s: %v", want.Name, err)
+				failed("stream %s: %v", want.Name, err)
 				return nil
 			}
 			info := s.CachedInfo()
@@ -157,7 +190,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				}
 				return nil // another role's
 			case err != nil:
-				problem("consumer %s: %v", name, err)
+				failed("consumer %s: %v", name, err)
 				return nil
 			}
 			info := c.CachedInfo()
@@ -166,7 +199,7 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 			in.Topology = append(in.Topology, consumerDifferences(want, info.Config)...)
 			in.Consumers = append(in.Consumers, ConsumerState{
 				Stream: want.Stream, Name: want.Name, Pending: info.NumPending, AckPending: info.NumAckPending,
-				MaxAckPending: info.Config.MaxAckPending, Waiting: info.NumWaiting, Paused: info.Paused,
+				MaxAckPending: info.Config.MaxAckPending, Raise: want.raise(info.Config.MaxAckPending), Waiting: info.NumWaiting, Paused: info.Paused,
 			})
 			return nil
 		})
@@ -177,18 +210,23 @@ func (b *Broker) Inspect(ctx context.Context, now func() time.Time, roles ...str
 				if _, err := denied(ctx, d, subject, func(ctx context.Context) (struct{}, error) { return struct{}{}, b.probe(ctx, subject) }); errors.Is(err, errDenied) {
 					refused(subject)
 				} else if err != nil {
-					problem("publish to %s: %v", subject, err)
+					failed("publish to %s: %v", subject, err)
 				}
 				return nil
 			})
 		}
 	}
 	_ = questions.Wait() // none returns an error
-	if requests, events := ages[StreamRequests], ages[StreamEvents]; len(ages) == 2 && events != 0 && (requests == 0 || events < requests+eventsMargin) {
-		problem("%s keeps %s, and must keep at least %s longer than %s, which keeps %s", StreamEvents, events, eventsMargin, StreamRequests, requests)
+	switch requests, events := ages[StreamRequests], ages[StreamEvents]; {
+	case len(ages) < 2 || events == 0:
+	case requests == 0:
+		problem("%s keeps %s, and %s what it has for ever", StreamEvents, events, StreamRequests)
+	case events < requests+eventsMargin:
+		in.Keeps, in.Short = events, requests+eventsMargin
 	}
 	slices.Sort(in.Topology)
 	in.Topology = slices.Compact(in.Topology) // two roles have subjects in common
+	slices.Sort(in.Failed)
 	slices.Sort(in.Denied)
 	in.Denied = slices.Compact(in.Denied)
 	slices.SortFunc(in.Streams, func(a, b StreamState) int { return strings.Compare(a.Name, b.Name) })

@@ -31,9 +31,10 @@ func (b *Broker) PutLetter(ctx context.Context, l delivery.Letter) error {
 	return err
 }
 
-// Letter is the dead letter of a callback, or ErrNotFound.
+// Letter is the dead letter of a callback, or ErrNotFound, by the word of the stream's
+// leader.
 func (b *Broker) Letter(ctx context.Context, service, logKey string, n int) (delivery.Letter, error) {
-	m, err := b.last(ctx, StreamDeadLetters, letterSubject(service, logKey, n))
+	m, err := b.surely(ctx, StreamDeadLetters, letterSubject(service, logKey, n))
 	if err != nil {
 		return delivery.Letter{}, err
 	}

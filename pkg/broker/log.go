@@ -43,6 +43,13 @@ func (b *Broker) Tail(ctx context.Context, service, logKey string) (Tail, error)
 	return tailOf(m)
 }
 
+// Begun reports whether a log has an event, by the word of the stream's leader. Tail may
+// miss the last ones; what is appended behind it is refused then, what is done besides
+// is not.
+func (b *Broker) Begun(ctx context.Context, service, logKey string) (bool, error) {
+	return b.holds(ctx, StreamEvents, event.LogFilter(service, logKey))
+}
+
 func tailOf(m *jetstream.RawStreamMsg) (Tail, error) {
 	e, err := event.Decode(m.Header, m.Data)
 	if err != nil {

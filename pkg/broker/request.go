@@ -25,9 +25,10 @@ func (b *Broker) Accept(ctx context.Context, e event.Event) error {
 	return err
 }
 
-// Request is the accepted request of a key, or ErrNotFound.
+// Request is the accepted request of a key, or ErrNotFound: by the word of the stream's
+// leader, since callers decide by it that a job is nobody's, or that a 99 may go.
 func (b *Broker) Request(ctx context.Context, key string) (event.Event, error) {
-	m, err := b.last(ctx, StreamRequests, event.RequestSubject(key))
+	m, err := b.surely(ctx, StreamRequests, event.RequestSubject(key))
 	if err != nil {
 		return event.Event{}, err
 	}

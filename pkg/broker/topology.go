@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,21 +126,25 @@ type Consumer struct {
 	Stream, Name  string
 	Filters       []string
 	AckWait       time.Duration
-	MaxAckPending int
+	MaxAckPending int // of one that is made
+	// AtLeast is what one that is there may have instead, and keeps: the release
+	// before asks for it. 0: MaxAckPending. More than either is the operator's choice.
+	AtLeast int `json:",omitempty"`
 }
 
 // The durable consumers. MaxDeliver is unlimited everywhere: reaching it drops
 // a message from delivery silently. AckWait is three times an attempt (15 s),
 // and is extended while a message is in hand. MaxAckPending is above what all
 // replicas together have in hand (Consume's InFlight and Pull): of notifiers, seven
-// of which each has all in hand that it ever has.
+// of which each has all in hand that it ever has. The build before had 20,000 there,
+// and is not ready with another number: what it made stays (docs/upgrade.md).
 var (
-	LauncherRequests = Consumer{StreamRequests, "launcher", []string{"requests.*"}, 45 * time.Second, 5000}
-	LauncherWakeups  = Consumer{StreamWakeups, "launcher", []string{"wakeups.launch.>"}, 45 * time.Second, 5000}
-	LauncherEnds     = Consumer{StreamEvents, "launcher", []string{"events.*.*.completed", "events.*.*.failed", "events.*.*.exception"}, 45 * time.Second, 5000}
-	NotifierEvents   = Consumer{StreamEvents, "notifier", []string{"events.*.*.*"}, 45 * time.Second, 65536}
-	NotifierWakeups  = Consumer{StreamWakeups, "notifier", []string{"wakeups.callback.>"}, 45 * time.Second, 65536}
-	WatcherCommands  = Consumer{StreamCommands, "watcher", []string{"commands.cancel.*"}, 45 * time.Second, 1000}
+	LauncherRequests = Consumer{StreamRequests, "launcher", []string{"requests.*"}, 45 * time.Second, 5000, 0}
+	LauncherWakeups  = Consumer{StreamWakeups, "launcher", []string{"wakeups.launch.>"}, 45 * time.Second, 5000, 0}
+	LauncherEnds     = Consumer{StreamEvents, "launcher", []string{"events.*.*.completed", "events.*.*.failed", "events.*.*.exception"}, 45 * time.Second, 5000, 0}
+	NotifierEvents   = Consumer{StreamEvents, "notifier", []string{"events.*.*.*"}, 45 * time.Second, 65536, 20000}
+	NotifierWakeups  = Consumer{StreamWakeups, "notifier", []string{"wakeups.callback.>"}, 45 * time.Second, 65536, 20000}
+	WatcherCommands  = Consumer{StreamCommands, "watcher", []string{"commands.cancel.*"}, 45 * time.Second, 1000, 0}
 )
 
 // Consumers returns every durable consumer of the topology.
@@ -152,6 +157,21 @@ func (c Consumer) config() jetstream.ConsumerConfig {
 		Durable: c.Name, FilterSubjects: c.Filters, DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: c.AckWait, MaxAckPending: c.MaxAckPending, MaxDeliver: -1,
 	}
+}
+
+// takes reports whether an existing consumer may have that max ack pending; below 0 it
+// has no bound.
+func (c Consumer) takes(maxAckPending int) bool {
+	return maxAckPending < 0 || maxAckPending >= cmp.Or(c.AtLeast, c.MaxAckPending)
+}
+
+// raise is the command for a consumer that has less than one made now, to be given once
+// no older version runs; empty: it has as much.
+func (c Consumer) raise(maxAckPending int) string {
+	if maxAckPending < 0 || maxAckPending >= c.MaxAckPending {
+		return ""
+	}
+	return fmt.Sprintf("nats consumer edit %s %s --max-pending=%d", c.Stream, c.Name, c.MaxAckPending)
 }
 
 // Mode says what a process does about the topology when it starts.
@@ -175,7 +195,7 @@ func (e *TopologyError) Error() string {
 type Change struct {
 	Name   string `json:"name"`             // EVENTS, or EVENTS/notifier for a consumer
 	Action string `json:"action"`           // created, updated, unchanged
-	Detail string `json:"detail,omitempty"` // what was updated
+	Detail string `json:"detail,omitempty"` // what was updated, or may be once no older version runs
 }
 
 // ApplyTopology makes or updates every stream and consumer, idempotently. An
@@ -232,15 +252,22 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 }
 
 func applyConsumer(ctx context.Context, js jetstream.JetStream, want Consumer) (Change, error) {
-	change := Change{Name: want.Stream + "/" + want.Name, Action: "created"}
+	change, config := Change{Name: want.Stream + "/" + want.Name, Action: "created"}, want.config()
 	if c, err := js.Consumer(ctx, want.Stream, want.Name); err == nil {
-		if len(consumerDifferences(want, c.CachedInfo().Config)) == 0 {
+		have := c.CachedInfo().Config
+		if want.takes(have.MaxAckPending) {
+			config.MaxAckPending = have.MaxAckPending
+		}
+		if command := want.raise(config.MaxAckPending); command != "" {
+			change.Detail = fmt.Sprintf("keeps max ack pending %d; once no older version runs: %s", config.MaxAckPending, command)
+		}
+		if len(consumerDifferences(want, have)) == 0 {
 			change.Action = "unchanged"
 			return change, nil
 		}
 		change.Action = "updated"
 	}
-	if _, err := js.CreateOrUpdateConsumer(ctx, want.Stream, want.config()); err != nil {
+	if _, err := js.CreateOrUpdateConsumer(ctx, want.Stream, config); err != nil {
 		return change, streamError(change.Name, err)
 	}
 	return change, nil
@@ -447,6 +474,8 @@ func consumerDifferences(want Consumer, have jetstream.ConsumerConfig) []string 
 	out := difference(name, "filter", strings.Join(want.Filters, " "), strings.Join(filters, " "))
 	out = append(out, difference(name, "ack wait", want.AckWait, have.AckWait)...)
 	out = append(out, difference(name, "ack policy", jetstream.AckExplicitPolicy, have.AckPolicy)...)
-	out = append(out, difference(name, "max ack pending", want.MaxAckPending, have.MaxAckPending)...)
+	if !want.takes(have.MaxAckPending) {
+		out = append(out, difference(name, "max ack pending", want.MaxAckPending, have.MaxAckPending)...)
+	}
 	return append(out, difference(name, "max deliver", -1, have.MaxDeliver)...)
 }

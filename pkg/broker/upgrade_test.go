@@ -60,9 +60,12 @@ func TestTopologyOfNowIsKept(t *testing.T) {
 }
 
 // TestEveryKeptTopologyCanBeUpgraded: on the streams of each release, with messages in
-// them, the topology of now is applied, and nothing is lost.
+// them, the topology of now is applied, and nothing is lost. The release before finds
+// all as it asks for, so that it can be rolled back to.
 func TestEveryKeptTopologyCanBeUpgraded(t *testing.T) {
-	for _, file := range keptFiles(t) {
+	files := keptFiles(t)
+	before := files[max(len(files)-2, 0)]
+	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			if err != nil {
@@ -117,10 +120,49 @@ func TestEveryKeptTopologyCanBeUpgraded(t *testing.T) {
 				}
 			}
 			for _, c := range changes {
-				if c.Action != "unchanged" {
+				if c.Action != "unchanged" || c.Detail != "" {
 					t.Log(c)
 				}
 			}
+			if file == before {
+				old.ready(t, js)
+			}
 		})
+	}
+}
+
+// ready fails for each setting that a service of the old release asks for and does not
+// find: with --topology=verify it would not start again.
+func (k kept) ready(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	asked := func(s jetstream.StreamConfig) []any {
+		return []any{s.Retention, s.Storage, s.Subjects, s.Discard, s.MaxMsgsPerSubject, s.AllowDirect, s.AllowMsgSchedules, s.DenyDelete, s.DenyPurge}
+	}
+	for _, want := range k.Streams {
+		s, err := js.Stream(t.Context(), want.Name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if diff := cmp.Diff(asked(want), asked(s.CachedInfo().Config)); diff != "" {
+			t.Errorf("%s: a service of the release before is not ready with it:\n%s", want.Name, diff)
+		}
+	}
+	for _, want := range k.Consumers {
+		c, err := js.Consumer(t.Context(), want.Stream, want.Name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		have := c.CachedInfo().Config
+		filters := have.FilterSubjects
+		if have.FilterSubject != "" {
+			filters = []string{have.FilterSubject}
+		}
+		if diff := cmp.Diff(want, broker.Consumer{
+			Stream: want.Stream, Name: want.Name, Filters: filters, AckWait: have.AckWait, MaxAckPending: have.MaxAckPending, AtLeast: want.AtLeast,
+		}); diff != "" {
+			t.Errorf("%s/%s: a service of the release before is not ready with it:\n%s", want.Stream, want.Name, diff)
+		}
 	}
 }

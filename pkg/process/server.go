@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,13 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/jobrelay/jobrelay/pkg/drain"
 )
 
 // Server answers /healthz (the process lives), /readyz (it can do its work;
 // 503 with the reasons where not) and /metrics (Prometheus).
 type Server struct {
 	listener net.Listener
-	http     *http.Server
+	http     *drain.Server
 	mux      *http.ServeMux
 	registry *Registry
 	done     chan struct{}
@@ -113,7 +114,7 @@ func (s *Server) serve() {
 	// OpenMetrics for the exemplars; native histograms come with Prometheus'
 	// protobuf form, which the handler speaks by itself.
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	s.http = &http.Server{Handler: s.mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	s.http = drain.New(&http.Server{Handler: s.mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10})
 	go func() {
 		defer close(s.done)
 		_ = s.http.Serve(s.listener) // ends with Stop; a broken listener shows in the probes
@@ -172,8 +173,6 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := s.http.Shutdown(ctx); errors.Is(err, context.DeadlineExceeded) {
-		_ = s.http.Close()
-	}
+	_ = s.http.Stop(ctx) // what took longer is cut off
 	<-s.done
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/process"
+	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
 type cancelCommand struct {
 	topologyFlags `embed:""`
 
 	IDs     []string      `arg:"" name:"ID" optional:"" help:"The ids of the messages."`
-	Service string        `name:"service" env:"-" help:"Instead of ids: every job of this service that has a Job and no end; needs --all."`
+	Service string        `name:"service" env:"-" help:"Instead of ids: every job of this service that has no end, the newest 10000; needs --all."`
 	All     bool          `name:"all" env:"-" help:"Say that --service is meant."`
 	Reason  string        `name:"reason" env:"-" help:"Why, in one line of at most 256 bytes; the webhook is told."`
 	Wait    time.Duration `name:"wait" env:"-" default:"30s" help:"How long to wait for each job's end; 0: not."`
@@ -62,17 +63,16 @@ type cancelled struct {
 }
 
 func (c *cancelCommand) Run(ctx context.Context, console *console) error {
-	b, err := c.reader(ctx, console, broker.StreamRequests, broker.StreamEvents, broker.StreamCommands)
+	b, err := c.reader(ctx, console, broker.StreamRequests, broker.StreamEvents, broker.StreamCommands, broker.StreamWakeups)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
 	ids := c.IDs
 	if c.Service != "" {
-		if ids, err = unendedIDs(ctx, b, c.Service); err != nil {
+		if ids, err = unended(ctx, console, b, c.Service); err != nil {
 			return interrupted(ctx, err)
 		}
-		console.say("%d jobs of %s have no end", len(ids), c.Service)
 	}
 	// All are asked for before any is waited for.
 	results := make([]cancelled, len(ids))
@@ -169,22 +169,26 @@ func (r cancelled) text() string {
 	return fmt.Sprintf("%s %s: %s at %s\n", r.ID, r.Outcome, end, r.At.Local().Format(time.DateTime))
 }
 
-// unendedIDs are the ids of a service's jobs that have a Job and no end, in order.
-func unendedIDs(ctx context.Context, b *broker.Broker, service string) ([]string, error) {
-	keys, err := b.Unended(ctx, service)
+// unended are the ids of a service's jobs that have no end, in order; what it says
+// tells whether there may be more.
+func unended(ctx context.Context, console *console, b *broker.Broker, service string) ([]string, error) {
+	jobs, err := b.Jobs(ctx, broker.JobFilter{
+		Service: service, States: []timeline.State{timeline.Waiting, timeline.Started, timeline.Running}, Limit: mostJobs,
+	})
+	if errors.Is(err, broker.ErrTooMany) {
+		console.say("a million events were looked at, and there may be older jobs without an end")
+		err = nil
+	}
 	if err != nil {
 		return nil, err
 	}
+	console.say("%d jobs of %s have no end", len(jobs), service)
+	if len(jobs) == mostJobs {
+		console.say("there may be more: say it again when these have theirs")
+	}
 	var ids []string
-	for _, key := range keys {
-		e, err := b.Request(ctx, key)
-		if errors.Is(err, broker.ErrNotFound) {
-			continue // past its retention
-		}
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, e.ID)
+	for _, j := range jobs {
+		ids = append(ids, j.ID)
 	}
 	slices.Sort(ids)
 	return ids, nil

@@ -89,11 +89,18 @@ func judgeNATS(in broker.Inspection, replicas int) (found []finding) {
 	} else {
 		found = append(found, ok("nats: limits", fmt.Sprintf("max_payload is %d bytes", in.MaxPayload)))
 	}
-	if len(in.Topology) == 0 {
+	if len(in.Topology) == 0 && len(in.Failed) == 0 && in.Short == 0 {
 		found = append(found, ok("nats: streams", "every stream and consumer is as expected"))
 	}
 	for _, problem := range in.Topology {
 		found = append(found, wrong("nats: streams", problem, "run `jobrelay topology apply` with an operator's login; what it cannot change it names"))
+	}
+	if in.Short > 0 {
+		found = append(found, wrong("nats: streams", fmt.Sprintf("%s keeps %s, and must keep %s: 2 days longer than %s", broker.StreamEvents, in.Keeps, in.Short, broker.StreamRequests),
+			fmt.Sprintf("nats stream edit %s --max-age=%s, or keep %s for less", broker.StreamEvents, in.Short, broker.StreamRequests)))
+	}
+	for _, question := range in.Failed {
+		found = append(found, wrong("nats: streams", question, "look at the servers' logs and their /healthz: a stream without a leader answers nobody"))
 	}
 	for _, subject := range in.Denied {
 		found = append(found, wrong("nats: permissions", "the login may not publish to "+subject, "allow it to this role's user (docs/security.md)"))
@@ -133,6 +140,9 @@ func judgeNATS(in broker.Inspection, replicas int) (found []finding) {
 			found = append(found, wrong("nats: consumers", fmt.Sprintf("%s has %d messages out, all that it may: nothing new is handed out", name, c.AckPending), "look at what its replicas say (`jobrelay replicas`), and at their logs"))
 		case c.Pending > 0 && c.Waiting == 0 && c.AckPending == 0:
 			found = append(found, hint("nats: consumers", fmt.Sprintf("%s has %d messages that nobody takes", name, c.Pending), "start a replica of the "+c.Name+", or see why it does not pull (`jobrelay replicas`)"))
+		}
+		if c.Raise != "" {
+			found = append(found, hint("nats: consumers", fmt.Sprintf("%s may have %d messages out, as an older version made it", name, c.MaxAckPending), "once no older version runs: "+c.Raise+" (docs/upgrade.md)"))
 		}
 	}
 	return found

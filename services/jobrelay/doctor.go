@@ -30,7 +30,7 @@ import (
 // doctorCommand looks at what the services work with, as they would find it: its
 // flags and variables are theirs. It changes nothing.
 type doctorCommand struct {
-	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier,console" default:"all" help:"The service whose place, login and account it is run with: all (of the pipeline), ingest, launcher, watcher, notifier or console."`
+	Role   string               `name:"role" env:"-" enum:"all,ingest,launcher,watcher,notifier,console,console-actions" default:"all" help:"The service whose place, login and account it is run with: ingest, launcher, watcher, notifier, or all of these; console, or console-actions where it has --allow-actions."`
 	Broker broker.Config        `embed:""`
 	Policy replica.PolicyConfig `embed:""`
 
@@ -96,12 +96,13 @@ func show(c *console, found []finding) error {
 	return c.print(nil, columns("", rows...))
 }
 
-// of reports whether a role is looked at.
+// of reports whether one of the roles is looked at.
 func (d *doctorCommand) of(roles ...string) bool {
-	return d.Role == "all" || slices.Contains(roles, d.Role)
+	return slices.ContainsFunc(d.roles(), func(r string) bool { return slices.Contains(roles, r) })
 }
 
-// roles are those that are looked at.
+// roles are those that are looked at. The console need not be there: it is looked at by
+// name alone.
 func (d *doctorCommand) roles() []string {
 	if d.Role == "all" {
 		return []string{"ingest", "launcher", "watcher", "notifier"}
@@ -109,13 +110,22 @@ func (d *doctorCommand) roles() []string {
 	return []string{d.Role}
 }
 
+// isConsole reports whether the console is looked at, with its actions or without.
+func (d *doctorCommand) isConsole() bool { return d.of(broker.RoleConsole, broker.RoleActions) }
+
 func (d *doctorCommand) examine(ctx context.Context) []finding {
 	if d.now == nil {
 		d.now = time.Now
 	}
 	found := d.configuration()
-	policy, about := d.policy()
-	found = append(found, about...)
+	var policy *request.Policy
+	if d.isConsole() {
+		found = append(found, d.console()...)
+	} else {
+		var about []finding
+		policy, about = d.policy()
+		found = append(found, about...)
+	}
 	if d.of("notifier") {
 		found = append(found, d.files(policy)...)
 	}
@@ -152,8 +162,8 @@ func (d *doctorCommand) configuration() (found []finding) {
 		if role == "ingest" && len(d.QueueURLs) > 0 {
 			args = []string{"--sqs-queue-url=" + strings.Join(d.QueueURLs, ",")}
 		}
-		if !d.of(role) || role == "ingest" && args == nil {
-			continue // without a queue, sqs says so
+		if !d.of(role) || role == "ingest" && args == nil || role == "console" {
+			continue // without a queue, sqs says so; console looks itself
 		}
 		if err := process.Parse(s.cfg, s.vars, args...); err != nil {
 			found = append(found, wrong("configuration of "+role, err.Error(), "set the flag, or its variable, to what docs/configuration.md says; "+role+" does not start with it"))
@@ -168,12 +178,46 @@ func (d *doctorCommand) configuration() (found []finding) {
 	}
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, process.EnvPrefix+"_") && !known[name] {
+		if strings.HasPrefix(name, process.EnvPrefix+"_") && !known[name] && !strings.HasPrefix(name, broker.KeyVariable("")) {
 			found = append(found, hint("configuration", name+" is set, and nothing reads it", "correct its name (docs/configuration.md), or take it away"))
 		}
 	}
 	if len(found) == 0 {
 		found = append(found, ok("configuration", "every variable is known, and every value good"))
+	}
+	return found
+}
+
+// console reads its variables, as it does at its start, and looks at who may look.
+func (d *doctorCommand) console() (found []finding) {
+	const check = "console: who may look"
+	var cfg pages.Config
+	if err := process.Parse(&cfg, nil); err != nil {
+		return []finding{wrong("configuration of console", err.Error(), "set the flag, or its variable, to what docs/configuration.md says; console does not start with it")}
+	}
+	if cfg.AllowActions != (d.Role == broker.RoleActions) {
+		other := map[bool]string{true: broker.RoleActions, false: broker.RoleConsole}[cfg.AllowActions]
+		found = append(found, wrong("configuration of console", fmt.Sprintf("it has --allow-actions=%v, and so is NATS's user %s", cfg.AllowActions, other), "ask with --role "+other+", or change its flag and its login (docs/console)"))
+	}
+	for _, file := range []struct{ flag, name string }{{"--users-file", cfg.UsersFile}, {"--csrf-key", cfg.CSRFKey}} {
+		if file.name == "" {
+			continue
+		}
+		if _, err := process.ReadFile(file.name); err != nil {
+			found = append(found, wrong(check, file.flag+": "+err.Error(), "put the file there, as docs/console says; the console does not start without it"))
+		} else if info, err := os.Stat(file.name); err == nil && info.Mode().Perm()&0o004 != 0 {
+			found = append(found, hint(check, file.name+" can be read by every account of this machine", "chmod o-r; of a mounted Secret, defaultMode: 0440"))
+		}
+	}
+	switch {
+	case cfg.Unauthenticated:
+		found = append(found, hint(check, "everybody who reaches "+cfg.Listen, "see that a tunnel or a network policy lets nobody else in, or take --users-file or --user-header (docs/console)"))
+	case cfg.UsersFile != "":
+		found = append(found, ok(check, "who has a password in "+cfg.UsersFile))
+	case cfg.UserHeader != "":
+		found = append(found, ok(check, fmt.Sprintf("whom a proxy at %s names in %s", cfg.TrustedProxies, cfg.UserHeader)))
+	default:
+		found = append(found, ok(check, "who is on this machine, at "+cfg.Listen))
 	}
 	return found
 }
@@ -237,22 +281,62 @@ func readableByAll(folder string) (out []string) {
 }
 
 func (d *doctorCommand) nats(ctx context.Context) []finding {
-	cfg := d.Broker
-	cfg.Role, cfg.Instance = d.Role, "doctor"
-	if d.Role == "all" {
-		cfg.Role = "operator"
+	inbox, tried, found := d.login(ctx)
+	if inbox == "" {
+		return found
 	}
-	b, err := broker.Dial(ctx, cfg, zerolog.Nop())
+	b, err := d.dial(ctx, inbox)
 	if err != nil {
-		return []finding{wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")}
+		return []finding{noNATS(err)}
 	}
 	defer b.Close()
-	in, err := b.Inspect(ctx, d.now, d.roles()...)
+	in, err := b.Inspect(ctx, d.now, tried...)
 	if err != nil {
 		return []finding{wrong("nats", err.Error(), "try again")}
 	}
-	return judgeNATS(in, d.Broker.Replicas)
+	return append(found, judgeNATS(in, d.Broker.Replicas)...)
 }
+
+func (d *doctorCommand) dial(ctx context.Context, role string) (*broker.Broker, error) {
+	cfg := d.Broker
+	cfg.Role, cfg.Instance = role, "doctor"
+	return broker.Dial(ctx, cfg, zerolog.Nop())
+}
+
+func noNATS(err error) finding {
+	return wrong("nats", err.Error(), "start it, open the way to it, or correct --nats-url and its login")
+}
+
+// login is the role whose inbox the login may listen to, and the roles that it is tried
+// on: a login that is one role's may not do what another's does, and that is right.
+// Without an inbox, what was found is all there is to say.
+func (d *doctorCommand) login(ctx context.Context) (inbox string, tried []string, found []finding) {
+	b, err := d.dial(ctx, broker.RoleOperator)
+	if err != nil {
+		return "", nil, []finding{noNATS(err)}
+	}
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	fits, err := b.Fits(ctx)
+	const check = "nats: permissions"
+	switch {
+	case err != nil:
+		return "", nil, []finding{noNATS(err)}
+	case len(fits) == 0:
+		return "", nil, []finding{wrong(check, "the login may listen to no role's inbox: no answer reaches it", "log in as one of the users of deploy/nats, or allow the role's inbox to this one, as _INBOX_ingest.>")}
+	case d.Role != "all" && !slices.Contains(fits, d.Role):
+		return fits[0], d.roles(), []finding{wrong(check, "the login may not listen to the inbox of "+d.Role+", but to that of "+strings.Join(fits, ", "), "log in as "+d.Role+": --nats-nkey, or JOBRELAY_NATS_NKEY")}
+	case d.Role != "all":
+		return d.Role, d.roles(), nil
+	case len(fits) == 1:
+		return fits[0], fits, []finding{skipped(check, "the login is the "+fits[0]+"'s: it was tried on what that role does, and on nothing else", "run it with --role "+strings.Join(d.roles(), ", ")+", and the login of each")}
+	}
+	return fits[0], d.roles(), nil
+}
+
+// loginTimeout bounds the question whose login it is.
+const loginTimeout = 5 * time.Second
 
 func (d *doctorCommand) sqs(ctx context.Context) (found []finding) {
 	if len(d.QueueURLs) == 0 {

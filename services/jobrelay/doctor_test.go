@@ -286,7 +286,7 @@ func TestDoctor(t *testing.T) {
 		}, stateWrong, "nats: streams", "LEDGER has discard", "topology apply"},
 		{"a log shorter than its request", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = w.nats(js, update(broker.StreamEvents, func(s *jetstream.StreamConfig) { s.MaxAge = 24 * time.Hour }))
-		}, stateWrong, "nats: streams", "EVENTS keeps 24h0m0s", "topology apply"},
+		}, stateWrong, "nats: streams", "EVENTS keeps 24h0m0s, and must keep 408h0m0s", "nats stream edit EVENTS --max-age=408h"},
 		{"a consumer that is gone", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = w.nats(js, func(ctx context.Context, js jetstream.JetStream) error {
 				return js.DeleteConsumer(ctx, broker.StreamCommands, "watcher")
@@ -318,6 +318,28 @@ func TestDoctor(t *testing.T) {
 		{"a stream that may not be looked at", func(_ *testing.T, d *doctorCommand) {
 			d.Broker.URL = as(w.nats(users("$JS.API.STREAM.INFO.EVENTS")))
 		}, stateWrong, "nats: permissions", "may not publish to $JS.API.STREAM.INFO.EVENTS", "allow it"},
+		{"a role's login that lacks something", func(_ *testing.T, d *doctorCommand) {
+			o := users("commands.>")
+			o.Users[1].Permissions.Subscribe = &natsserver.SubjectPermission{Allow: []string{"_INBOX_operator.>"}}
+			d.Broker.URL = as(w.nats(o))
+		}, stateWrong, "nats: permissions", "may not publish to commands.doctor", "allow it"},
+		{"a login that is nobody's", func(_ *testing.T, d *doctorCommand) {
+			o := users()
+			o.Users[1].Permissions.Subscribe = &natsserver.SubjectPermission{Allow: []string{"_INBOX.>"}}
+			d.Broker.URL = as(w.nats(o))
+		}, stateWrong, "nats: permissions", "no role's inbox", "deploy/nats"},
+		{"a consumer of an older version", func(_ *testing.T, d *doctorCommand) {
+			d.Broker.URL = w.nats(js, func(ctx context.Context, js jetstream.JetStream) error {
+				c, err := js.Consumer(ctx, broker.StreamEvents, "notifier")
+				if err != nil {
+					return err
+				}
+				config := c.CachedInfo().Config
+				config.MaxAckPending = broker.NotifierEvents.AtLeast
+				_, err = js.UpdateConsumer(ctx, broker.StreamEvents, config)
+				return err
+			})
+		}, stateHint, "nats: consumers", "may have 20000 messages out", "nats consumer edit EVENTS notifier --max-pending=65536"},
 		{"a clock that is off", func(_ *testing.T, d *doctorCommand) {
 			d.now = func() time.Time { return time.Now().Add(time.Minute) }
 		}, stateWrong, "nats: clock", "away from this machine's", "NTP"},
@@ -376,6 +398,10 @@ func TestDoctor(t *testing.T) {
 			stateWrong, "configuration of launcher", "--launch-in-flight takes 1 to 1000", "docs/configuration.md"},
 		{"a variable that nobody reads", func(t *testing.T, _ *doctorCommand) { t.Setenv("JOBRELAY_NATS_ULR", "x") },
 			stateHint, "configuration", "JOBRELAY_NATS_ULR is set", "correct its name"},
+		{"a variable beside those of NATS", func(t *testing.T, _ *doctorCommand) {
+			t.Setenv("JOBRELAY_NKEY_INGEST", "x")
+			t.Setenv("JOBRELAY_NKEYS", "x")
+		}, stateHint, "configuration", "JOBRELAY_NKEYS is set", "correct its name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := healthy(t)
@@ -441,23 +467,42 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			if _, err := broker.ApplyTopology(t.Context(), operator.JetStream(), 1); err != nil {
 				t.Fatal(err)
 			}
-			denied := func(role, key string) (out []string) {
+			look := func(role, key string) []finding {
 				d := &doctorCommand{Role: role, now: time.Now}
 				d.Broker.URL, d.Broker.Replicas, d.Broker.Login = n.URL(), 1, login(key)
-				for _, f := range d.nats(t.Context()) {
+				return d.nats(t.Context())
+			}
+			denied := func(role, key string) (out []string) {
+				for _, f := range look(role, key) {
 					if f.State == stateWrong {
 						out = append(out, f.Check+": "+f.Found)
 					}
 				}
 				return out
 			}
-			for _, role := range (&doctorCommand{Role: "all"}).roles() {
+			for _, role := range append((&doctorCommand{Role: "all"}).roles(), broker.RoleConsole, broker.RoleActions) {
 				if found := denied(role, role); len(found) > 0 {
 					t.Errorf("%s: %q", role, found)
 				}
 			}
+			// Without --role each login is judged as what it is, and that is said.
+			for _, r := range broker.Roles() {
+				said := false
+				for _, f := range look("all", r.Name) {
+					if f.State == stateWrong {
+						t.Errorf("the login of %s, without --role: %s: %s", r.Name, f.Check, f.Found)
+					}
+					said = said || f.State == stateSkipped && strings.Contains(f.Found, "the login is the "+r.Name+"'s") && strings.Contains(f.Remedy, "--role ingest, launcher")
+				}
+				if !said {
+					t.Errorf("the login of %s, without --role: it does not say whose it is", r.Name)
+				}
+			}
 			api := cmp.Or(c.api, "$JS.API")
 			found := strings.Join(denied(broker.RoleNotifier, broker.RoleIngest), "\n")
+			if want := "nats: permissions: the login may not listen to the inbox of notifier, but to that of ingest"; !strings.Contains(found, want) || strings.Contains(found, "no answer") {
+				t.Errorf("it does not say whose login it is, or asks what cannot be answered:\n%s", found)
+			}
 			for _, subject := range []string{"ledger.callback.doctor", "status.notifier.doctor", api + ".STREAM.INFO.LEDGER", api + ".CONSUMER.INFO.EVENTS.notifier"} {
 				if !strings.Contains(found, "nats: permissions: the login may not publish to "+subject) {
 					t.Errorf("%s is not found:\n%s", subject, found)
@@ -465,6 +510,72 @@ func TestDoctorLogsInAsARole(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDoctorOfTheConsole: a healthy console has nothing wrong, and nothing that is not its
+// own is looked at; with each fault in its settings the doctor says what, and what to do.
+func TestDoctorOfTheConsole(t *testing.T) {
+	w := &ward{t: t, dir: t.TempDir()}
+	url := w.nats(natsserver.Options{JetStream: true})
+	users := w.write("users", "ada:x\n")
+	t.Setenv("JOBRELAY_LISTEN", ":8090")
+	for _, c := range []struct {
+		name, role           string
+		set                  map[string]string
+		state, found, remedy string
+	}{
+		{"nothing", "console", nil, stateOK, "who has a password in " + users, ""},
+		{"with actions", "console-actions", map[string]string{"ALLOW_ACTIONS": "true"}, stateOK, "who has a password", ""},
+		{"behind a proxy", "console", map[string]string{"USERS_FILE": "", "USER_HEADER": "X-User", "TRUSTED_PROXIES": "10.0.0.0/8"}, stateOK, "names in X-User", ""},
+		{"on a loopback", "console", map[string]string{"USERS_FILE": "", "LISTEN": "127.0.0.1:8090"}, stateOK, "who is on this machine", ""},
+		{"nobody is asked", "console", map[string]string{"USERS_FILE": "", "UNAUTHENTICATED": "true"}, stateHint, "everybody who reaches :8090", "--users-file"},
+		{"open without saying so", "console", map[string]string{"USERS_FILE": ""}, stateWrong, "lets everybody look", "docs/configuration.md"},
+		{"a file that is missing", "console", map[string]string{"USERS_FILE": filepath.Join(w.dir, "none")}, stateWrong, "--users-file: open ", "does not start"},
+		{"a key that is missing", "console-actions", map[string]string{"ALLOW_ACTIONS": "true", "CSRF_KEY": filepath.Join(w.dir, "none")}, stateWrong, "--csrf-key: open ", "does not start"},
+		{"actions as a user without them", "console", map[string]string{"ALLOW_ACTIONS": "true"}, stateWrong, "NATS's user console-actions", "--role console-actions"},
+		{"a user with actions, and no flag", "console-actions", nil, stateWrong, "NATS's user console", "--role console"},
+		{"a variable that nobody reads", "console", map[string]string{"USER_FILE": "x"}, stateHint, "JOBRELAY_USER_FILE is set", "correct its name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("JOBRELAY_USERS_FILE", users)
+			for name, value := range c.set {
+				t.Setenv("JOBRELAY_"+name, value)
+				if value == "" {
+					os.Unsetenv("JOBRELAY_" + name) // Setenv brings it back
+				}
+			}
+			d := &doctorCommand{Role: c.role}
+			d.Broker.URL, d.Broker.Replicas, d.Policy.File = url, 1, "of-others"
+			var out bytes.Buffer
+			err := d.Run(t.Context(), &console{out: &out, machine: encodings["json"]})
+			if errors.Is(err, errFindings) != (c.state == stateWrong) {
+				t.Errorf("it ends with %v", err)
+			}
+			hit := false
+			for line := range strings.Lines(out.String()) {
+				var f finding
+				if err := json.Unmarshal([]byte(line), &f); err != nil {
+					t.Fatal(err)
+				}
+				hit = hit || f.State == c.state && strings.Contains(f.Found, c.found) && strings.Contains(f.Remedy, c.remedy)
+				if strings.HasPrefix(f.Check, "kubernetes") || strings.HasPrefix(f.Check, "sqs") || f.Check == "policy" {
+					t.Errorf("it looks at what is not the console's: %s", line)
+				}
+			}
+			if !hit {
+				t.Errorf("it does not say so:\n%s", out.String())
+			}
+		})
+	}
+	t.Run("a file that everybody may read", func(t *testing.T) {
+		t.Setenv("JOBRELAY_USERS_FILE", users)
+		if err := os.Chmod(users, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if found := fmt.Sprint((&doctorCommand{Role: "console"}).console()); !strings.Contains(found, "can be read by every account") {
+			t.Error(found)
+		}
+	})
 }
 
 // nkey writes the seed of a role's user into the ward's folder; it returns the public
@@ -507,6 +618,16 @@ func TestDoctorLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
+	for _, r := range broker.Roles() { // console and operator are not among all
+		b, err := d.dial(t.Context(), r.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Inspect(t.Context(), time.Now, r.Name); err != nil {
+			t.Error(err)
+		}
+		b.Close()
+	}
 	for _, s := range broker.Topology(1) {
 		stream, err := b.JetStream().Stream(t.Context(), s.Name)
 		if err != nil {

@@ -44,7 +44,7 @@ var labelBounds = map[string]bound{
 	"edge":      closed(telemetry.SQS, telemetry.NATS, telemetry.Kubernetes, telemetry.Webhook),
 	"result":    closed(telemetry.Results()...),
 	"target":    {note: "a queue of `--sqs-queue-url`, a stream, a Kubernetes resource, or empty", values: slices.Concat(queueNames, streamNames(), cluster.Resources(), []string{""})},
-	"operation": {note: "of SQS: receive, delete, visibility, attributes; of NATS: publish, get, get many; of webhooks: post; of Kubernetes: its verbs", values: slices.Concat([]string{"receive", "delete", "visibility", "attributes", "publish", "get", "get many", "post"}, cluster.Verbs())},
+	"operation": {note: "of SQS: receive, delete, visibility, attributes; of NATS: publish, get, get many, info; of webhooks: post; of Kubernetes: its verbs", values: slices.Concat([]string{"receive", "delete", "visibility", "attributes", "publish", "get", "get many", "info", "post"}, cluster.Verbs())},
 	"consumer":  closed(consumerNames()...),
 	"queue":     {note: "a queue of `--sqs-queue-url`", values: queueNames},
 	"state":     closed("visible", "in flight", "delayed"),

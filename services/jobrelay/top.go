@@ -127,7 +127,7 @@ func overviewText(c *console, o timeline.Overview) string {
 	if o.Callbacks.Oldest != nil {
 		age = ", the oldest due for " + short(o.At.Sub(*o.Callbacks.Oldest))
 	}
-	fmt.Fprintf(&text, "\ncallbacks     %d events with the notifiers, %d parked%s; %d dead letters\n", o.Callbacks.Pending, o.Callbacks.Parked, age, o.Callbacks.DeadLetters)
+	fmt.Fprintf(&text, "\ncallbacks     %d events with the notifiers, %d parked%s; %d dead letters, replayed ones among them\n", o.Callbacks.Pending, o.Callbacks.Parked, age, o.Callbacks.DeadLetters)
 	var replicas []string
 	for _, r := range o.Replicas {
 		replica := fmt.Sprintf("%s %d/%d", r.Role, r.Ready, r.All)

@@ -82,8 +82,8 @@ func (l *launcher) woken(ctx context.Context, m broker.Message) error {
 		return broker.Permanent(fmt.Errorf("wake-up: %w", err))
 	}
 	e, err := l.broker.Request(ctx, w.Key)
-	if errors.Is(err, broker.ErrNotFound) && m.Delivered > 1 {
-		return nil // past its retention: no replica of the stream trails by AckWait
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil // past its retention
 	}
 	if err != nil {
 		return err
@@ -134,6 +134,16 @@ func (l *launcher) bring(ctx context.Context, e event.Event, r *jobsv1.JobReques
 	if w.Sent {
 		if job, err = l.find(ctx, r); err != nil {
 			return l.failed(ctx, e, r, tail, w, fmt.Errorf("%w: %w", errLook, err))
+		}
+		// It may have been and gone, its TTL over: then it must not run again.
+		if job == nil {
+			begun, err := l.broker.Begun(ctx, r.GetService(), e.LogKey)
+			if err != nil {
+				return err
+			}
+			if begun {
+				return errTrails
+			}
 		}
 	}
 	adopted := job != nil
@@ -196,6 +206,9 @@ var (
 	errBuild     = errors.New("the Job cannot be built")
 	errLog       = errors.New("what the launch depends on cannot be read") // NATS
 )
+
+// errTrails has the request delivered again.
+var errTrails = errors.New("the log has an event that the replica which was asked does not have yet")
 
 // create sends the Job under its short name, or under its long one where
 // another id has that. A Job of this very request is adopted.

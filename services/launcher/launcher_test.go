@@ -37,6 +37,7 @@ type bench struct {
 	*launcher
 
 	t         *testing.T
+	nats      *natsd.Server
 	client    kubernetes.Interface
 	namespace string
 }
@@ -64,7 +65,7 @@ func newBench(t *testing.T) *bench {
 			installation: "test", finalizer: true, deadline: time.Hour, policy: func() *request.Policy { return nil },
 			rate: (&Config{}).limiter(), services: newServices(), metrics: newMetrics(prometheus.NewRegistry(), cluster.NewLimit(32)),
 		},
-		t: t, client: client, namespace: shared.Namespace(t),
+		t: t, nats: n, client: client, namespace: shared.Namespace(t),
 	}
 }
 
@@ -192,16 +193,61 @@ func TestKilledBetweenCreateAndAppend(t *testing.T) {
 	}
 }
 
-// TestARequestIsMissedTwice: a replica of REQUESTS that trails does not end a launch.
-func TestARequestIsMissedTwice(t *testing.T) {
+// TestAParkedLaunchEndsByTheLeadersWord: a replica of REQUESTS that trails ends none.
+func TestAParkedLaunchEndsByTheLeadersWord(t *testing.T) {
 	b := newBench(t)
-	m := broker.Message{Delivered: 1, Data: []byte(`{"key":"` + event.Key("nobody") + `"}`)}
-	if err := b.woken(t.Context(), m); !errors.Is(err, broker.ErrNotFound) {
-		t.Errorf("it ended at once: %v", err)
+	wake := func(id string) error {
+		return b.woken(t.Context(), broker.Message{Delivered: 1, Data: []byte(`{"key":"` + event.Key(id) + `"}`)})
 	}
-	m.Delivered = 2
-	if err := b.woken(t.Context(), m); err != nil {
-		t.Errorf("it never ends: %v", err)
+	b.request("parked", nil)
+	catchUp, err := b.nats.Trail(broker.StreamRequests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wake("nobody"); err != nil {
+		t.Errorf("one without a request never ends: %v", err)
+	}
+	sent := b.broker.JetStream().Conn().Stats().OutMsgs
+	woken := make(chan error, 1)
+	go func() { woken <- wake("parked") }()
+	await.That(t, "it has asked again", func() bool { return b.broker.JetStream().Conn().Stats().OutMsgs > sent+2 })
+	catchUp()
+	if err := <-woken; err != nil {
+		t.Error(err)
+	}
+	if got := b.tail("parked"); got.Type != event.TypeJobStarted {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestAJobThatWentDoesNotRunAgain: a request is delivered again when its Job has been
+// and gone, and a replica of EVENTS that trails knows of neither.
+func TestAJobThatWentDoesNotRunAgain(t *testing.T) {
+	b := newBench(t)
+	b.finalizer = false
+	e := b.request("gone", nil)
+	if err := b.launch(t.Context(), e, wakeup{}); err != nil {
+		t.Fatal(err)
+	}
+	jobs := b.client.BatchV1().Jobs(b.namespace)
+	background := metav1.DeletePropagationBackground
+	if err := jobs.Delete(t.Context(), b.jobNames()[0], metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		t.Fatal(err)
+	}
+	await.That(t, "the Job is gone", func() bool { return len(b.jobNames()) == 0 })
+	catchUp, err := b.nats.Trail(broker.StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.launch(t.Context(), e, wakeup{Sent: true}); !errors.Is(err, errTrails) {
+		t.Errorf("it ends with %v", err)
+	}
+	catchUp()
+	if err := b.launch(t.Context(), e, wakeup{Sent: true}); err != nil {
+		t.Error(err)
+	}
+	if names := b.jobNames(); len(names) > 0 {
+		t.Errorf("it ran again: %v", names)
 	}
 }
 

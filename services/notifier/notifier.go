@@ -86,11 +86,11 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	keys, err := openKeys(cfg.SigningKeys, cfg.Policy.File, policy.Get, log)
+	keys, err := openFiles(cfg.SigningKeys, cfg.Policy.File, policy.Get, readKeys, (*signing).equal, log)
 	if err != nil {
 		return err
 	}
-	peers, err := openPeers(cfg.CallbackFiles, cfg.Policy.File, policy.Get, log)
+	peers, err := openFiles(cfg.CallbackFiles, cfg.Policy.File, policy.Get, readPeers, (*peers).equal, log)
 	if err != nil {
 		return err
 	}

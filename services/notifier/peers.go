@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/rs/zerolog"
-
 	"github.com/jobrelay/jobrelay/pkg/process"
 	"github.com/jobrelay/jobrelay/pkg/request"
 	"github.com/jobrelay/jobrelay/pkg/webhook"
@@ -24,25 +22,7 @@ type peers struct {
 	headers map[string]webhook.Headers
 }
 
-// openPeers reads the files below dir that the policy names. The error, at the
-// start as later, has every file that is wrong. All are read again where one
-// changes.
-func openPeers(dir, policyFile string, policy func() *request.Policy, log zerolog.Logger) (*process.File[*peers], error) {
-	name := dir
-	if dir == "" { // the policy may come to name a file all the same
-		name = policyFile
-	}
-	var last *peers
-	return process.OpenFiles(name, func() (*peers, bool, error) {
-		p, err := readPeers(dir, policy())
-		if err != nil || p.equal(last) {
-			return nil, false, err
-		}
-		last = p
-		return p, true, nil
-	}, log)
-}
-
+// readPeers reads the files below dir that the policy names.
 func readPeers(dir string, policy *request.Policy) (*peers, error) {
 	p := &peers{policy: policy}
 	cas, headers := policy.CAFiles(), policy.HeadersFiles()

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 
 	"github.com/jobrelay/jobrelay/pkg/callback"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -22,25 +21,7 @@ type signing struct {
 	keys   map[string]callback.Keys // by the name of their file
 }
 
-// openKeys reads the keys below dir that the policy names. The error, at the
-// start as later, has every file that is wrong. Both are read again where one
-// changes.
-func openKeys(dir, policyFile string, policy func() *request.Policy, log zerolog.Logger) (*process.File[*signing], error) {
-	name := dir
-	if dir == "" { // the policy may come to name a key all the same
-		name = policyFile
-	}
-	var last *signing
-	return process.OpenFiles(name, func() (*signing, bool, error) {
-		s, err := readKeys(dir, policy())
-		if err != nil || s.equal(last) {
-			return nil, false, err
-		}
-		last = s
-		return s, true, nil
-	}, log)
-}
-
+// readKeys reads the keys below dir that the policy names.
 func readKeys(dir string, policy *request.Policy) (*signing, error) {
 	names := policy.SigningKeys()
 	switch {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# reproducible.sh: builds the five binaries twice, here and in a copy of the source at
+# reproducible.sh: builds the six binaries twice, here and in a copy of the source at
 # another path, the second time without Go's build cache, and compares them.
 #
 # Both have the same VERSION and no stamp of the version control: a release built from
@@ -10,7 +10,7 @@ say() { printf 'reproducible: %s\n' "$1" >&2; }
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-services='ingest launcher watcher notifier jobrelay'
+services='ingest launcher watcher notifier console jobrelay'
 VERSION=${VERSION:-v0.0.0-reproducible}
 LDFLAGS="-s -w -X github.com/jobrelay/jobrelay/pkg/process.version=$VERSION"
 export LDFLAGS GOFLAGS=-buildvcs=false
@@ -36,5 +36,5 @@ for s in $services; do
 		status=1
 	fi
 done
-[ "$status" -eq 0 ] && say "the five binaries of $VERSION are the same, byte for byte ($(go version | cut -d' ' -f3,4))"
+[ "$status" -eq 0 ] && say "the six binaries of $VERSION are the same, byte for byte ($(go version | cut -d' ' -f3,4))"
 exit "$status"

@@ -5,6 +5,7 @@ package compose
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jobrelay/jobrelay/pkg/event"
 )
 
 const (
@@ -36,11 +39,15 @@ func TestCompose(t *testing.T) {
 	t.Cleanup(func() { _ = os.Remove(s.kubeconfig()) })
 	out := s.make(t, "up")
 	t.Logf("%s\n%s", out, s.run(t, "docker", "ps", "-a"))
+	if !strings.Contains(out, s.console()) {
+		t.Errorf("make up does not say where the console is")
+	}
 	s.make(t, "kubeconfig")
 	ok := t.Run("images", s.images) &&
 		t.Run("confinement", s.confinement) &&
 		t.Run("the sample", s.sample) &&
 		t.Run("fifty", s.fifty) &&
+		t.Run("the console", s.shown) &&
 		t.Run("kill", s.kill) &&
 		t.Run("docker kill", s.dockerKill) &&
 		t.Run("scale", s.scale) &&
@@ -139,6 +146,41 @@ func (s *stack) fifty(t *testing.T) {
 		t.Errorf("%d repeats without a fault", repeats)
 	}
 	t.Logf("%d messages to %d callbacks in %s", jobs, 3*jobs, time.Since(began).Round(100*time.Millisecond))
+}
+
+// shown: the console has what was before, at its address on loopback and by no other name.
+func (s *stack) shown(t *testing.T) {
+	get := func(path, host string) (status int, body string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.console()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			return 0, err.Error()
+		}
+		return res.StatusCode, string(text)
+	}
+	for path, wants := range map[string][]string{
+		"/": {`data-count="completed"`, "notifier"}, "/jobs?service=fifty": {"fifty 0"},
+		"/jobs/" + event.Key("fifty 0"): {"fifty 0", "busybox", `data-lane="Callback 2"`},
+	} {
+		body := ""
+		s.eventually(t, healthyMost, func() bool {
+			var status int
+			status, body = get(path, "")
+			return status == http.StatusOK && !slices.ContainsFunc(wants, func(want string) bool { return !strings.Contains(body, want) })
+		}, func() string { return fmt.Sprintf("%s with %q: %s", path, wants, body) })
+		if status, _ := get(path, "attacker.example"); status != http.StatusMisdirectedRequest {
+			t.Errorf("%s by another name: %d", path, status)
+		}
+	}
 }
 
 // kill: the process of one container of each kind ends by SIGKILL in the middle

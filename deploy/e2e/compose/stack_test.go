@@ -46,7 +46,7 @@ func newStack(t *testing.T) *stack {
 	if s.root, err = filepath.Abs("../../.."); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"NATS_PORT", "NATS_MONITOR_PORT", "SQS_PORT", "KUBERNETES_PORT", "WEBHOOKS_PORT", "TOXIPROXY_PORT"} {
+	for _, name := range []string{"NATS_PORT", "NATS_MONITOR_PORT", "SQS_PORT", "KUBERNETES_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT", "TOXIPROXY_PORT"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -85,6 +85,9 @@ func (s *stack) make(t *testing.T, args ...string) string {
 	t.Logf("make %s: %s", strings.Join(args, " "), time.Since(began).Round(100*time.Millisecond))
 	return out
 }
+
+// console is the address of the pages.
+func (s *stack) console() string { return fmt.Sprintf("http://127.0.0.1:%d", s.ports["CONSOLE_PORT"]) }
 
 func (s *stack) kubeconfig() string { return filepath.Join(s.root, "bin", "e2e-compose.kubeconfig") }
 

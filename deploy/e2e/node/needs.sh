@@ -38,7 +38,7 @@ if [ ! -e "$policy" ]; then
 	chmod +x "$policy"
 fi
 # shellcheck disable=SC2086 # a list of names
-if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing; } >"$log" 2>&1; then
 	tail -n 5 "$log" >&2
 	cannot "apt-get could not install$missing, see above"
 fi

@@ -20,6 +20,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,6 +80,7 @@ func (p *Process) Ready() error { return p.ready() }
 type Config struct {
 	Dir      string                        // state and logs; required
 	Binaries string                        // folder of the binaries; default: see BinariesEnv
+	Services string                        // folder of the services' binaries; default Binaries
 	Replicas map[Role]int                  // of the services; default 1
 	Env      []string                      // NAME=value, for every service
 	Answer   func(hookd.Call) hookd.Answer // of the webhook receiver; default 204
@@ -208,10 +210,11 @@ func (s *Stack) addParts(ports []int) error {
 	if err := os.WriteFile(confFile, []byte(conf), 0o600); err != nil {
 		return err
 	}
-	s.add(NATS, 1, "nats-server", []string{"-c", confFile}, nil, answers("http://"+address(1)+"/healthz?js-enabled-only=true"))
-	s.add(SQS, 1, "jobrelay", []string{"sqs", "--listen", address(2), "--dir", filepath.Join(s.cfg.Dir, "sqs"), "--queue", queueName}, nil,
+	part := func(name string) string { return filepath.Join(s.cfg.Binaries, name) }
+	s.add(NATS, 1, part("nats-server"), []string{"-c", confFile}, nil, answers("http://"+address(1)+"/healthz?js-enabled-only=true"))
+	s.add(SQS, 1, part("jobrelay"), []string{"sqs", "--listen", address(2), "--dir", filepath.Join(s.cfg.Dir, "sqs"), "--queue", queueName}, nil,
 		answers(s.SQSEndpoint+"/healthz"))
-	p := s.add(Kubernetes, 1, "kubernetes", []string{"up", "--dir", kube, "--port", strconv.Itoa(ports[3])}, nil, s.kubernetesReady)
+	p := s.add(Kubernetes, 1, part("kubernetes"), []string{"up", "--dir", kube, "--port", strconv.Itoa(ports[3])}, nil, s.kubernetesReady)
 	p.Life = true
 	return nil
 }
@@ -219,7 +222,7 @@ func (s *Stack) addParts(ports []int) error {
 func (s *Stack) add(role Role, n int, binary string, args, env []string, ready func() error) *Process {
 	name := fmt.Sprintf("%s-%d", role, n)
 	p := &Process{Process: &child.Process{
-		Name: name, Binary: filepath.Join(s.cfg.Binaries, binary), Args: args, Env: append(child.CleanEnvironment(), env...),
+		Name: name, Binary: binary, Args: args, Env: append(child.CleanEnvironment(), env...),
 		Log: filepath.Join(s.cfg.Dir, name+".log"),
 	}, Role: role, ready: ready}
 	s.mu.Lock()
@@ -300,7 +303,7 @@ func (s *Stack) Scale(ctx context.Context, role Role, n int) error {
 				return err
 			}
 			address := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
-			p = s.add(role, i, string(role), nil, append(slices.Clone(s.env), "JOBRELAY_METRICS_ADDR="+address), answers("http://"+address+"/readyz"))
+			p = s.add(role, i, filepath.Join(cmp.Or(s.cfg.Services, s.cfg.Binaries), string(role)), nil, append(slices.Clone(s.env), "JOBRELAY_METRICS_ADDR="+address), answers("http://"+address+"/readyz"))
 			p.Metrics = "http://" + address + "/metrics"
 		}
 		if err := p.Start(); err != nil {

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/jobrelay/jobrelay/pkg/drain"
 )
 
 const (
@@ -66,7 +68,7 @@ type Call struct {
 type Server struct {
 	cfg  Config
 	addr string
-	http *http.Server
+	http *drain.Server
 
 	stopping context.Context // ends delays and waits
 	stop     context.CancelFunc
@@ -75,7 +77,6 @@ type Server struct {
 	calls     []Call // only ever appended to and cut at the front, so that snapshots share it
 	keptBytes int
 	changed   chan struct{} // closed and replaced on each arrival
-	unused    map[net.Conn]struct{}
 }
 
 // Start listens and serves until Stop. The only error is an address that
@@ -97,17 +98,16 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hookd: listen on %s, is it in use? %w", cfg.Addr, err)
 	}
-	s := &Server{cfg: cfg, addr: ln.Addr().String(), changed: make(chan struct{}), unused: map[net.Conn]struct{}{}}
+	s := &Server{cfg: cfg, addr: ln.Addr().String(), changed: make(chan struct{})}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.http = &http.Server{
+	s.http = drain.New(&http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		MaxHeaderBytes:    maxHeaderBytes,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
-		ConnState:         s.trackUnused,
-	}
-	go func() { _ = s.http.Serve(ln) }() // ends by Stop, with ErrServerClosed
+	})
+	go func() { _ = s.http.Serve(ln) }() // ends by Stop
 	return s, nil
 }
 
@@ -223,33 +223,8 @@ func (s *Server) Wait(ctx context.Context, enough func([]Call) bool) error {
 // returns its error. The recorded calls stay readable.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stop()
-	s.closeUnused()
-	if err := s.http.Shutdown(ctx); err != nil {
-		_ = s.http.Close()
+	if err := s.http.Stop(ctx); err != nil {
 		return fmt.Errorf("hookd: stopped before all calls were answered: %w", err)
 	}
 	return nil
-}
-
-// trackUnused knows the connections on which nothing was sent yet. Shutdown
-// would wait 5 s for each of them.
-func (s *Server) trackUnused(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.unused, conn)
-	case s.stopping.Err() != nil:
-		_ = conn.Close()
-	default:
-		s.unused[conn] = struct{}{}
-	}
-}
-
-func (s *Server) closeUnused() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for conn := range s.unused {
-		_ = conn.Close()
-	}
 }

@@ -147,6 +147,17 @@ func (s *Server) URL() string { return "nats://" + s.addr }
 // Done is closed when the server has shut down.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
+// Trail makes the server answer direct gets by subject from the stream as a replica of
+// it that lacks every message would: not found. Its leader, who answers all else, is
+// not affected. It returns what ends that.
+func (s *Server) Trail(stream string) (end func(), err error) {
+	account, get := s.nats.GlobalAccount(), "$JS.API.DIRECT.GET."+stream
+	if err := account.AddMapping(get+".>", get+".nothing.>"); err != nil {
+		return nil, fmt.Errorf("natsd: %w", err)
+	}
+	return func() { account.RemoveMapping(get + ".>") }, nil
+}
+
 // Stop closes all connections, writes the streams' state and returns when the
 // server has shut down. Every call waits; only the first does something.
 func (s *Server) Stop() {

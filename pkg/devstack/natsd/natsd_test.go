@@ -120,3 +120,31 @@ func TestStartGivesUpWithItsContext(t *testing.T) {
 		t.Errorf("error %v, want the context's", err)
 	}
 }
+
+// TestTrail: the direct get misses what the leader has, until it has caught up.
+func TestTrail(t *testing.T) {
+	s := start(t, natsd.Config{Dir: t.TempDir()})
+	_, js := connect(t, s)
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowDirect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.a", []byte("there")); err != nil {
+		t.Fatal(err)
+	}
+	end, err := s.Trail("S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.GetLastMsgForSubject(t.Context(), "s.a"); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("it answers %v", err)
+	}
+	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("s.a"))
+	if err != nil || info.State.Subjects["s.a"] != 1 {
+		t.Errorf("the leader says %v, %v", info, err)
+	}
+	end()
+	if m, err := stream.GetLastMsgForSubject(t.Context(), "s.a"); err != nil || string(m.Data) != "there" {
+		t.Error(err)
+	}
+}

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/jobrelay/jobrelay/pkg/drain"
 )
 
 const (
@@ -52,7 +54,7 @@ type Config struct {
 type Server struct {
 	addr    string
 	base    string
-	http    *http.Server
+	http    *drain.Server
 	account *account
 	faults  *Faults
 	calls   map[string]*calls
@@ -62,9 +64,6 @@ type Server struct {
 	stop     context.CancelFunc
 	endPolls context.CancelFunc
 	closed   func() error
-
-	mu     sync.Mutex
-	unused map[net.Conn]struct{}
 }
 
 // Start opens the queues and serves them until Stop. A taken address and a
@@ -90,7 +89,7 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqsd: listen on %s, is it in use? %w", cfg.Addr, err)
 	}
-	s := &Server{addr: ln.Addr().String(), faults: newFaults(), unused: map[net.Conn]struct{}{}}
+	s := &Server{addr: ln.Addr().String(), faults: newFaults()}
 	s.base = "http://" + reachable(s.addr)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	var polling context.Context
@@ -101,15 +100,14 @@ func Start(cfg Config) (*Server, error) {
 	s.closed = sync.OnceValue(s.account.store.close)
 	m := newMetrics(s.account)
 	s.calls, s.metrics = m.calls, m.handler()
-	s.http = &http.Server{
+	s.http = drain.New(&http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		MaxHeaderBytes:    maxHeaderBytes,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
-		ConnState:         s.trackUnused,
-	}
-	go func() { _ = s.http.Serve(ln) }() // ends by Stop, with ErrServerClosed
+	})
+	go func() { _ = s.http.Serve(ln) }() // ends by Stop
 	return s, nil
 }
 
@@ -153,11 +151,9 @@ func (s *Server) EndPolls() { s.endPolls() }
 // connections anyway and returns its error. Later calls change nothing.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stop()
-	s.closeUnused()
-	err := s.http.Shutdown(ctx)
+	err := s.http.Stop(ctx)
 	if err != nil {
 		err = fmt.Errorf("sqsd: stopped before all requests were answered: %w", err)
-		_ = s.http.Close()
 	}
 	return errors.Join(err, s.closed())
 }
@@ -285,27 +281,4 @@ func answer(w http.ResponseWriter, out any, err error) {
 	w.Header().Set("x-amzn-RequestId", uuid.NewString())
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that went away misses its answer
-}
-
-// trackUnused knows the connections on which nothing was sent yet. Shutdown
-// would wait 5 s for each of them.
-func (s *Server) trackUnused(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.unused, conn)
-	case s.stopping.Err() != nil:
-		_ = conn.Close()
-	default:
-		s.unused[conn] = struct{}{}
-	}
-}
-
-func (s *Server) closeUnused() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for conn := range s.unused {
-		_ = conn.Close()
-	}
 }
