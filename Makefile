@@ -161,6 +161,19 @@ test-python: ## The receiver in Python beside a real notifier; needs python3.
 	@command -v python3 >/dev/null || { echo "test-python needs python3.9 or later: apt-get install python3; nothing was tested"; exit 1; }
 	@go test -count 1 -v -tags receivers -run TestPython ./docs/receivers
 
+# A browser beside real processes: what is missing is said before anything is built.
+.PHONY: test-browser screenshots browser-needs
+test-browser: browser-needs $(BINARIES) $(KUBERNETES) ## The console in a headless Chromium, with axe-core on each page; needs chromium, node and npm; 4 minutes.
+	@cd deploy/e2e/console && npm ci --silent
+	@$(BROWSER_TEST)
+screenshots: browser-needs $(BINARIES) ## The pictures of docs/console, anew.
+	@cd deploy/e2e/console && npm ci --silent
+	@$(BROWSER_TEST) -run TestPictures -update
+BROWSER_TEST = JOBRELAY_BIN_DIR=$(CURDIR)/$(BIN) JOBRELAY_KUBE_BIN=$(CURDIR)/$(KUBERNETES) go test -tags browser -count 1 -v -timeout 20m ./deploy/e2e/console
+browser-needs:
+	@command -v "$${JOBRELAY_CHROMIUM:-chromium}" >/dev/null || { echo "test-browser needs Chromium: apt-get install chromium, or name one in JOBRELAY_CHROMIUM; nothing was tested"; exit 1; }
+	@command -v npm >/dev/null || { echo "test-browser needs node and npm, which bring axe-core: apt-get install nodejs npm; nothing was tested"; exit 1; }
+
 .PHONY: images
 images: $(IMAGES) ## The container images, out of the static binaries; Docker needed.
 	@sh deploy/docker/images.sh jobrelay parts kubernetes

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/pprof"
 
+	"github.com/jobrelay/jobrelay/services/console"
 	"github.com/jobrelay/jobrelay/services/ingest"
 	"github.com/jobrelay/jobrelay/services/jobrelay"
 	"github.com/jobrelay/jobrelay/services/launcher"
@@ -22,7 +23,7 @@ const (
 
 // roles are the mains that this binary can be.
 var roles = map[string]func() int{
-	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "notifier": notifier.Main, "jobrelay": jobrelay.Main,
+	"ingest": ingest.Main, "launcher": launcher.Main, "watcher": watcher.Main, "notifier": notifier.Main, "console": console.Main, "jobrelay": jobrelay.Main,
 	bareIntake: bareIntakeMain, bareCreation: bareCreationMain, bareWatch: bareWatchMain,
 	bareCallbacks: bareCallbacksMain, receiversRole: receiversMain, tapReader: tapReaderMain,
 }

@@ -23,7 +23,7 @@ import (
 // rows are what can be measured, in the order of the table.
 var rows = []row{intake, intakeNear, idle, creation, creationWithPods, digest, digestProtobuf, digestPace, heap, restart, podStart,
 	callbacksOne, callbacksMany, callbacksReplicas, callbacksCPU, callbacksSynced, scaleOutTwo, scaleOutFour, scaleOutJoin, isolation, isolationFast,
-	tapAway, tapReading}
+	tapAway, tapReading, consoleBeside, consoleCPU}
 
 // stopMost bounds the end of everything after a signal: processes have 30 s, and
 // the control plane 25.

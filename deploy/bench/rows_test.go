@@ -186,6 +186,22 @@ func TestTapRows(t *testing.T) {
 	nothingIsLeft(t)
 }
 
+// TestConsoleRow: the console is there on our side alone, and browsers load what it shows.
+func TestConsoleRow(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	row := consoleBeside
+	row.Once = true
+	m, err := row.measure(t.Context(), testLab(t, 90), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := m.Pairs[0]
+	if _, shown := p.Bare.Counters[consolePages]; shown || p.Ours.Counters[consolePages] < 1 || p.Ours.Rate <= 0 || p.Bare.Rate <= 0 {
+		t.Errorf("%+v", p)
+	}
+	nothingIsLeft(t)
+}
+
 // TestWaves: a job's events are a wave apart, and each of a job's comes once.
 func TestWaves(t *testing.T) {
 	l := &logs{wave: 2}

@@ -239,6 +239,21 @@ func (p *Process) Usage() (cpu time.Duration, resident int, err error) {
 	return time.Duration(stat.CPUTime() * float64(time.Second)), stat.ResidentMemory(), nil
 }
 
+// Peak is the most memory that it has held since its start, in bytes. Only Linux tells.
+func (p *Process) Peak() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return 0, fmt.Errorf("%s does not run", p.Name)
+	}
+	proc, err := procfs.NewProc(p.run.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	status, err := proc.NewStatus()
+	return int(status.VmHWM), err //nolint:gosec // of this machine's memory
+}
+
 // CleanEnvironment is ours without what would lead a process elsewhere.
 func CleanEnvironment() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool {

@@ -7,6 +7,7 @@
 (() => {
   const leastWait = 300; // milliseconds between two fetches, or three times what the last one took
   const silence = 17000; // milliseconds without a word, three pulses, after which a connection is dead
+  const fetchMost = 12000; // milliseconds of a fetch: on a connection that is dead nothing else ends it
   const retryMost = 30000; // between two tries to listen again
   const sleepAfter = 30000; // milliseconds out of sight, after which a page does not listen
   const sayEvery = 10000; // between two announcements to screen readers
@@ -128,7 +129,7 @@
     here.searchParams.delete("done");
     here.searchParams.set("fragment", "1");
     try {
-      const answer = await fetch(here, { credentials: "same-origin", redirect: "error" });
+      const answer = await fetch(here, { credentials: "same-origin", redirect: "error", signal: AbortSignal.timeout(fetchMost) });
       // While NATS does not answer a page keeps what it shows, and says so.
       if (answer.ok || answer.status === 404 && !document.querySelector("#live table")) swap(await answer.text());
       else if (answer.status === 503) wanted = failed = true;
