@@ -92,6 +92,9 @@ func newGlance(s glanceSource) *glance { return &glance{source: s, clock: time.N
 func (g *glance) read(ctx context.Context) (present, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.reachable(); err != nil {
+		return g.last, err // and is asked again with the next page
+	}
 	if g.clock().Sub(g.tried) > glanceFresh {
 		var next present
 		if next, g.err = g.look(ctx); g.err == nil {
@@ -104,10 +107,7 @@ func (g *glance) read(ctx context.Context) (present, error) {
 
 func (g *glance) look(ctx context.Context) (present, error) {
 	out := present{At: g.clock()}
-	err := g.reachable()
-	if err != nil {
-		return out, err
-	}
+	var err error
 	if out.Replicas, err = g.source.Statuses(ctx); err != nil {
 		return out, err
 	}

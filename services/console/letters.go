@@ -63,18 +63,18 @@ func newLetters(s letterSource) *letters {
 func (l *letters) all(ctx context.Context) (out []Letter, more bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.now().Sub(l.tried) > lettersFresh {
-		l.err = l.read(ctx)
-		l.tried = l.now()
+	if err = l.reachable(); err == nil { // which is asked again with the next page
+		if l.now().Sub(l.tried) > lettersFresh {
+			l.err = l.read(ctx)
+			l.tried = l.now()
+		}
+		err = l.err
 	}
 	out = slices.SortedFunc(maps.Values(l.held), func(a, b Letter) int { return cmp.Compare(b.Place, a.Place) })
-	return out, l.more, l.err
+	return out, l.more, err
 }
 
 func (l *letters) read(ctx context.Context) error {
-	if err := l.reachable(); err != nil {
-		return err
-	}
 	first, last, err := l.source.LetterPlaces(ctx)
 	if err != nil {
 		return err

@@ -312,6 +312,11 @@ func TestStartWithoutNATS(t *testing.T) {
 	b.goTo("/jobs")
 	b.reads("NATS")
 	b.sound("a start without NATS")
+	b.goTo("/")
+	b.reads("not known")
+	b.sound("Now, at a start without NATS")
 	l.mend()
+	b.reads(oldCRM)
+	b.shows("/jobs")
 	b.reads(sc.order.id)
 }
