@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -32,8 +33,16 @@ type logs struct {
 	broker   *broker.Broker
 	nats     natsServer
 	requests []*jobsv1.JobRequested
-	tails    []broker.Tail
+	ends     []end // of each job's log
 	wave     int
+}
+
+// end is where a log is appended to, by one at a time: an append that takes longer than
+// the job's next event is away holds that up.
+type end struct {
+	sync.Mutex
+
+	tail broker.Tail
 }
 
 // logs accepts the requests of all jobs that the first events events are of. Job i
@@ -46,7 +55,7 @@ func (s *stage) logs(ctx context.Context, nats natsServer, addresses []string, w
 			l.requests = append(l.requests, nil)
 		}
 	}
-	l.tails = make([]broker.Tail, len(l.requests))
+	l.ends = make([]end, len(l.requests))
 	sample, err := requestOf(0, "default")
 	if err != nil {
 		return nil, err
@@ -80,7 +89,10 @@ func (l *logs) jobOf(i int) int {
 
 // append writes the next event of a job; trace is its traceparent.
 func (l *logs) append(ctx context.Context, job int, trace string) error {
-	r, tail := l.requests[job], l.tails[job]
+	r, end := l.requests[job], &l.ends[job]
+	end.Lock()
+	defer end.Unlock()
+	tail := end.tail
 	name := r.GetJob().GetPrefixName() + "-" + r.GetId()
 	var data jobstatus.Event
 	switch tail.Next() {
@@ -100,7 +112,7 @@ func (l *logs) append(ctx context.Context, job int, trace string) error {
 		return err
 	}
 	e.Trace = trace
-	l.tails[job], err = l.broker.Append(ctx, r.GetService(), tail, e)
+	end.tail, err = l.broker.Append(ctx, r.GetService(), tail, e)
 	return err
 }
 
