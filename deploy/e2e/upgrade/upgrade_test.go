@@ -171,23 +171,33 @@ func (f *fleet) log(name string, b build) string {
 func (f *fleet) flow(phase string) {
 	f.t.Helper()
 	begin := time.Now()
-	ends := func(calls []hookd.Call) (n int) {
-		for _, c := range faults.Callbacks(calls) {
-			if c.Status >= 2 {
-				n++
-			}
-		}
-		return n
-	}
-	had := ends(f.Hooks.Calls())
+	had := ended(f.Hooks.Calls())
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
-	if err := f.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ends(calls) >= had+enough }); err != nil {
+	if err := f.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ended(calls) >= had+enough }); err != nil {
 		f.t.Fatalf("%s: %d jobs did not end: %v", phase, enough, err)
 	}
 	f.ready()
-	f.t.Logf("%s: %d jobs ended in %s", phase, ends(f.Hooks.Calls())-had, time.Since(begin).Round(100*time.Millisecond))
+	f.t.Logf("%s: %d jobs ended in %s", phase, ended(f.Hooks.Calls())-had, time.Since(begin).Round(100*time.Millisecond))
 }
+
+// ended counts the jobs that have their end's callback.
+func ended(calls []hookd.Call) int {
+	ids := map[string]bool{}
+	for _, c := range faults.Callbacks(calls) {
+		if c.Status >= 2 {
+			ids[c.ID] = true
+		}
+	}
+	return len(ids)
+}
+
+const (
+	batch = 32 // messages of the load, sent over 4 seconds
+	// behind is how many jobs of the load may be without an end when the next batch is
+	// sent: a slow machine gets a slow load, and no queue that grows.
+	behind = 2 * batch
+)
 
 // press sends jobs until the returned function is called, which returns what was sent.
 func (f *fleet) press() (release func() []faults.Sent) {
@@ -199,8 +209,9 @@ func (f *fleet) press() (release func() []faults.Sent) {
 		ends := []faults.End{faults.Success(), faults.Success(), {Image: "sim/exit:3", Statuses: []int{0, 1, 3}, Code: "CONTAINER_EXIT_NONZERO"}}
 		for i := 0; ctx.Err() == nil && failed == nil; i++ {
 			var sent faults.Sent
-			sent, failed = f.Send(f.t.Context(), faults.Load{Name: "load", Seed: uint64(i), Messages: 32, Duplicates: 0.2, Over: 4 * time.Second, Ends: ends})
+			sent, failed = f.Send(f.t.Context(), faults.Load{Name: "load", Seed: uint64(i), Messages: batch, Duplicates: 0.2, Over: 4 * time.Second, Ends: ends})
 			all = append(all, sent)
+			_ = f.Hooks.Wait(ctx, func(calls []hookd.Call) bool { return ended(calls) >= (i+1)*batch-behind }) // ctx is looked at
 		}
 	})
 	f.t.Cleanup(func() { cancel(); pressing.Wait() })
