@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -235,11 +234,7 @@ func (b *Broker) overviewReplicas(ctx context.Context, o *timeline.Overview) err
 }
 
 func newFailing(e Endpoint) timeline.FailingEndpoint {
-	out := timeline.FailingEndpoint{Endpoint: e.Name, Breaker: e.Breaker, Since: e.Since, Failures: e.Failures, Cause: cmp.Or(e.Cause, string(e.Last.Class))}
-	if e.Last.Code != 0 {
-		out.Cause = strconv.Itoa(e.Last.Code)
-	}
-	return out
+	return timeline.FailingEndpoint{Endpoint: e.Name, Breaker: e.Breaker, Since: e.Since, Failures: e.Failures, Cause: answer(e.Last, e.Cause)}
 }
 
 func (b *Broker) overviewPaused(ctx context.Context, o *timeline.Overview) error {

@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,6 +49,55 @@ type Endpoint struct {
 	Waiting  int              `json:"waiting"` // tokens in hand
 	Last     delivery.Attempt `json:"last"`
 	Cause    string           `json:"cause,omitempty"`
+}
+
+// EndpointOverall is an endpoint as the notifiers together see it.
+type EndpointOverall struct {
+	// Breaker is open where it is for any of the Replicas that fail to reach it;
+	// empty where none of the last minute does.
+	Breaker  string           `json:"breaker,omitempty"`
+	Replicas int              `json:"replicas"`
+	Since    time.Time        `json:"since,omitzero"` // the earliest of theirs
+	Failures int              `json:"failures"`       // unwell in a row, the most of theirs
+	Last     delivery.Attempt `json:"last,omitzero"`  // the latest of theirs
+	Cause    string           `json:"cause,omitempty"`
+	Until    time.Time        `json:"next,omitzero"` // the earliest end of an open breaker
+	InFlight int              `json:"inFlight"`
+	Waiting  int              `json:"waiting"` // in hand, for a slot
+}
+
+// Add is what one more replica saw up to 15 s ago: its breaker may have gone on.
+func (o *EndpointOverall) Add(e Endpoint, now time.Time) {
+	if e.Breaker == string(delivery.Open) && !e.Until.After(now) {
+		e.Breaker = string(delivery.HalfOpen)
+	}
+	o.Replicas++
+	o.Failures = max(o.Failures, e.Failures)
+	o.InFlight += e.InFlight
+	o.Waiting += e.Waiting
+	if o.Since.IsZero() || e.Since.Before(o.Since) {
+		o.Since = e.Since
+	}
+	if e.Last.At.After(o.Last.At) {
+		o.Last, o.Cause = e.Last, e.Cause
+	}
+	if !e.Until.IsZero() && (o.Until.IsZero() || e.Until.Before(o.Until)) {
+		o.Until = e.Until
+	}
+	order := []string{"", string(delivery.Closed), string(delivery.HalfOpen), string(delivery.Open)}
+	if slices.Index(order, e.Breaker) > slices.Index(order, o.Breaker) {
+		o.Breaker = e.Breaker
+	}
+}
+
+// Answer is what it last said: an HTTP status, or why there was none.
+func (o EndpointOverall) Answer() string { return answer(o.Last, o.Cause) }
+
+func answer(last delivery.Attempt, cause string) string {
+	if last.Code != 0 {
+		return strconv.Itoa(last.Code)
+	}
+	return cmp.Or(cause, string(last.Class))
 }
 
 // Report replaces what is known of the replica.

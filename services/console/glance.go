@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
-	"github.com/jobrelay/jobrelay/pkg/delivery"
 	"github.com/jobrelay/jobrelay/pkg/timeline"
 )
 
@@ -53,24 +51,10 @@ type Cause struct {
 // Endpoint is a receiver that fails, as the notifiers together see it, or for which
 // callbacks wait.
 type Endpoint struct {
-	Name     string
-	Breaker  string // the worst of the replicas'; empty: none of them fails to reach it
-	Replicas int
-	Since    time.Time
-	Until    time.Time // the earliest end of an open breaker
-	Failures int
-	Last     delivery.Attempt
-	Cause    string
-	Parked   int
-	Letters  int // that no replay has delivered
-}
-
-// Answer is what it last said.
-func (e Endpoint) Answer() string {
-	if e.Last.Code != 0 {
-		return strconv.Itoa(e.Last.Code)
-	}
-	return cmp.Or(e.Cause, string(e.Last.Class))
+	Name string
+	broker.EndpointOverall
+	Parked  int
+	Letters int // that no replay has delivered
 }
 
 // glance reads that when somebody looks, and nothing while nobody does.
@@ -162,7 +146,8 @@ func endpoints(replicas []broker.Status, parked []timeline.Parked, at time.Time)
 	}
 	for _, r := range replicas {
 		for _, s := range r.Endpoints {
-			of(short(s.Name)).add(s, at)
+			s.Cause = short(s.Cause)
+			of(short(s.Name)).Add(s, at)
 		}
 	}
 	for _, p := range parked {
@@ -181,26 +166,4 @@ func sortEndpoints(all []Endpoint) {
 		return cmp.Or(cmp.Compare(min(b.Replicas, 1), min(a.Replicas, 1)), a.Since.Compare(b.Since),
 			cmp.Compare(b.Parked+b.Letters, a.Parked+a.Letters), cmp.Compare(a.Name, b.Name))
 	})
-}
-
-// add is what one more replica saw up to 15 s ago: its breaker may have gone on.
-func (e *Endpoint) add(s broker.Endpoint, at time.Time) {
-	if s.Breaker == string(delivery.Open) && !s.Until.After(at) {
-		s.Breaker = string(delivery.HalfOpen)
-	}
-	e.Replicas++
-	e.Failures = max(e.Failures, s.Failures)
-	if e.Since.IsZero() || s.Since.Before(e.Since) {
-		e.Since = s.Since
-	}
-	if s.Last.At.After(e.Last.At) {
-		e.Last, e.Cause = s.Last, short(s.Cause)
-	}
-	if !s.Until.IsZero() && (e.Until.IsZero() || s.Until.Before(e.Until)) {
-		e.Until = s.Until
-	}
-	order := []string{"", string(delivery.Closed), string(delivery.HalfOpen), string(delivery.Open)}
-	if slices.Index(order, s.Breaker) > slices.Index(order, e.Breaker) {
-		e.Breaker = s.Breaker
-	}
 }

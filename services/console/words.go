@@ -139,24 +139,7 @@ func waitOf(w timeline.Wait, service string) wait {
 }
 
 // duration is in two units at the most: 6 ms, 1.6 s, 25 s, 2 m 5 s, 3 h 12 m, 2 d 3 h.
-func duration(d time.Duration) string {
-	d = max(d, 0)
-	const day = 24 * time.Hour
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1f s", d.Truncate(100*time.Millisecond).Seconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%d m %d s", d/time.Minute, d%time.Minute/time.Second)
-	case d < day:
-		return fmt.Sprintf("%d h %d m", d/time.Hour, d%time.Hour/time.Minute)
-	default:
-		return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
-	}
-}
+func duration(d time.Duration) string { return timeline.Elapsed(d, " ") }
 
 // clock is a time in a title, which no script makes local.
 func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") + " UTC" }

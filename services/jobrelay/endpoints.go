@@ -23,18 +23,8 @@ type endpointsCommand struct {
 // callbacks are parked.
 type endpoint struct {
 	Endpoint string `json:"endpoint"`
-	// Breaker is open where it is for any of the Replicas that fail to reach it;
-	// empty where none of the last minute does.
-	Breaker  string           `json:"breaker,omitempty"`
-	Replicas int              `json:"replicas"`
-	Since    time.Time        `json:"since,omitzero"` // the earliest of theirs
-	Failures int              `json:"failures"`       // unwell in a row, the most of theirs
-	Last     delivery.Attempt `json:"last,omitzero"`  // the latest of theirs
-	Cause    string           `json:"cause,omitempty"`
-	Next     time.Time        `json:"next,omitzero"` // the earliest end of an open breaker
-	InFlight int              `json:"inFlight"`
-	Waiting  int              `json:"waiting"` // in hand, for a slot
-	Parked   int              `json:"parked"`  // for a time
+	broker.EndpointOverall
+	Parked int `json:"parked"` // for a time
 }
 
 // Run prints the endpoints that fail, with those first that do for longest.
@@ -59,7 +49,7 @@ func (e *endpointsCommand) Run(ctx context.Context, c *console) error {
 	for _, r := range replicas {
 		unlisted += r.Failing - len(r.Endpoints)
 		for _, s := range r.Endpoints {
-			of(s.Name).add(s, time.Now())
+			of(s.Name).Add(s, time.Now())
 		}
 	}
 	more, err := b.Parked(ctx, 0, maxParked, func(w delivery.Wakeup) { of(cmp.Or(w.Endpoint, "-")).Parked++ })
@@ -82,44 +72,16 @@ func (e *endpointsCommand) Run(ctx context.Context, c *console) error {
 	return list(c, sorted, "ENDPOINT\tBREAKER\tREPLICAS\tFAILING FOR\tFAILURES\tLAST\tNEXT TRY\tIN FLIGHT\tPARKED", "no endpoint fails, no callback is parked\n", func(e endpoint) []string { return e.cells(time.Now()) })
 }
 
-// add is what one more replica saw up to 15 s ago: its breaker may have gone on.
-func (e *endpoint) add(s broker.Endpoint, now time.Time) {
-	if s.Breaker == string(delivery.Open) && !s.Until.After(now) {
-		s.Breaker = string(delivery.HalfOpen)
-	}
-	e.Replicas++
-	e.Failures = max(e.Failures, s.Failures)
-	e.InFlight += s.InFlight
-	e.Waiting += s.Waiting
-	if e.Since.IsZero() || s.Since.Before(e.Since) {
-		e.Since = s.Since
-	}
-	if s.Last.At.After(e.Last.At) {
-		e.Last, e.Cause = s.Last, s.Cause
-	}
-	if !s.Until.IsZero() && (e.Next.IsZero() || s.Until.Before(e.Next)) {
-		e.Next = s.Until
-	}
-	order := []string{"", string(delivery.Closed), string(delivery.HalfOpen), string(delivery.Open)}
-	if slices.Index(order, s.Breaker) > slices.Index(order, e.Breaker) {
-		e.Breaker = s.Breaker
-	}
-}
-
 func (e *endpoint) cells(now time.Time) []string {
 	if e.Replicas == 0 {
 		return []string{e.Endpoint, "-", "0", "-", "-", "-", "-", "0", strconv.Itoa(e.Parked)}
 	}
-	last := cmp.Or(e.Cause, string(e.Last.Class))
-	if e.Last.Code != 0 {
-		last = strconv.Itoa(e.Last.Code)
-	}
 	next := "-"
 	if e.Breaker == string(delivery.Open) {
-		next = fmt.Sprintf("in %s", max(0, e.Next.Sub(now)).Round(time.Second))
+		next = fmt.Sprintf("in %s", max(0, e.Until.Sub(now)).Round(time.Second))
 	}
 	return []string{
 		e.Endpoint, e.Breaker, strconv.Itoa(e.Replicas), now.Sub(e.Since).Round(time.Second).String(), strconv.Itoa(e.Failures),
-		last, next, strconv.Itoa(e.InFlight), strconv.Itoa(e.Parked),
+		e.Answer(), next, strconv.Itoa(e.InFlight), strconv.Itoa(e.Parked),
 	}
 }

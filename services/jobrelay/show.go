@@ -226,24 +226,7 @@ func due(at *time.Time, now time.Time) string {
 }
 
 // short is a duration in two units at the most: 6ms, 1.6s, 25s, 2m5s, 3h12m, 2d3h.
-func short(d time.Duration) string {
-	d = max(d, 0)
-	const day = 24 * time.Hour
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%dms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
-	case d < day:
-		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
-	default:
-		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
-	}
-}
+func short(d time.Duration) string { return timeline.Elapsed(d, "") }
 
 // oneLine is foreign text as a part of a line.
 func oneLine(s string) string {
