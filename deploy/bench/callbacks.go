@@ -130,13 +130,8 @@ func notified(ctx context.Context, s *stage, t traffic, syncAlways bool) (result
 	if err != nil {
 		return result{}, err
 	}
-	// A burst at an endpoint that nobody knows is parked in part until its limit is
-	// up: so it is brought up before.
 	warm := min(warmUp*t.Replicas, skipped(n))
-	if _, err := l.pace(ctx, warm, warmUpPace); err != nil {
-		return result{}, err
-	}
-	if err := l.settled(ctx); err != nil {
+	if err := l.warm(ctx, warm); err != nil {
 		return result{}, err
 	}
 	release, err := l.hold(ctx)

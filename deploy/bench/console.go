@@ -81,23 +81,21 @@ func besideConsole(ctx context.Context, s *stage, t traffic, shown bool) (result
 		}
 	}
 	warm := min(warmUp, skipped(n))
-	if _, err := l.pace(ctx, warm, warmUpPace); err != nil {
+	if err := l.warm(ctx, warm); err != nil {
 		return result{}, err
 	}
-	if err := l.settled(ctx); err != nil {
-		return result{}, err
-	}
-	feeding, stop := context.WithCancel(ctx)
-	defer stop()
-	group, feeding := errgroup.WithContext(feeding)
-	group.Go(func() error { return l.feed(feeding, s, r, warm, all) })
-	var out result
-	group.Go(func() (err error) { out, err = r.window(feeding, s, n, first); return err })
-	if err := group.Wait(); err != nil {
+	out, err := l.fed(ctx, s, r, first, n, warm, all)
+	if err != nil {
 		return result{}, err
 	}
 	if err := l.count(ctx, out, all); err != nil {
 		return result{}, err
+	}
+	// A short run ends before a browser was told of anything; it is within seconds.
+	for shown && seen.pages.Load() == 0 {
+		if err := process.Sleep(ctx, look); err != nil {
+			return result{}, err
+		}
 	}
 	leave()
 	if err := seen.Wait(); err != nil {

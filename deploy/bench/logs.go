@@ -151,6 +151,15 @@ func (l *logs) pace(ctx context.Context, n int, perSecond float64) (float64, err
 	return float64(n) / time.Since(begin).Seconds(), err
 }
 
+// warm appends events [0, n) slowly, and waits until they are delivered: a burst at an
+// endpoint that nobody knows is parked in part until its limit is up.
+func (l *logs) warm(ctx context.Context, n int) error {
+	if _, err := l.pace(ctx, n, warmUpPace); err != nil {
+		return err
+	}
+	return l.settled(ctx)
+}
+
 // heldMost bounds a hold whose end is never heard.
 const heldMost = 10 * time.Minute
 

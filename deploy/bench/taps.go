@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
+	"github.com/jobrelay/jobrelay/pkg/devstack/child"
 	"github.com/jobrelay/jobrelay/pkg/event"
 	"github.com/jobrelay/jobrelay/pkg/event/jobsv1"
 	"github.com/jobrelay/jobrelay/pkg/process"
@@ -92,10 +93,7 @@ func beside(ctx context.Context, s *stage, t traffic, tapped bool, pace int) (re
 		return result{}, err
 	}
 	warm := min(warmUp, skipped(n))
-	if _, err := l.pace(ctx, warm, warmUpPace); err != nil {
-		return result{}, err
-	}
-	if err := l.settled(ctx); err != nil {
+	if err := l.warm(ctx, warm); err != nil {
 		return result{}, err
 	}
 	reads := tapped && pace > 0
@@ -109,13 +107,8 @@ func beside(ctx context.Context, s *stage, t traffic, tapped bool, pace int) (re
 	if err != nil {
 		return result{}, err
 	}
-	feeding, stop := context.WithCancel(ctx)
-	defer stop()
-	group, feeding := errgroup.WithContext(feeding)
-	group.Go(func() error { return l.feed(feeding, s, r, warm, all) })
-	var out result
-	group.Go(func() (err error) { out, err = r.window(feeding, s, n, first); return err })
-	if err := group.Wait(); err != nil {
+	out, err := l.fed(ctx, s, r, first, n, warm, all)
+	if err != nil {
 		return result{}, err
 	}
 	took := time.Since(begin)
@@ -198,6 +191,15 @@ func (l *logs) feed(ctx context.Context, s *stage, r *receivers, from, to int) e
 		}
 	}
 	return nil
+}
+
+// fed appends events [from, to) as they are called for, while the window is measured.
+func (l *logs) fed(ctx context.Context, s *stage, r *receivers, first *child.Process, window, from, to int) (out result, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.feed(ctx, s, r, from, to) })
+	group.Go(func() (err error) { out, err = r.window(ctx, s, window, first); return err })
+	err = group.Wait()
+	return out, err
 }
 
 func (l *lab) backlogSize() int {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/jobrelay/jobrelay/pkg/broker"
 	"github.com/jobrelay/jobrelay/pkg/event"
@@ -78,6 +79,20 @@ func report(t *testing.T, what string, all []time.Duration) {
 	t.Logf("%s: %d times, median %s, slowest %s (at most %s)", what, len(all), all[len(all)/2], all[len(all)-1], liveMost)
 }
 
+// measure opens a page and has a change made to it so many times, each of which
+// returns how long it took to be there, and reports that.
+func measure(t *testing.T, c *served, page, what string, times int, change func(b *tab, i int) time.Duration) {
+	t.Helper()
+	b := open(t, c.url)
+	b.shows(page)
+	b.live()
+	var all []time.Duration
+	for i := range times {
+		all = append(all, change(b, i))
+	}
+	report(t, what, all)
+}
+
 // TestLive: an event is on each page that it concerns within a second of its append.
 func TestLive(t *testing.T) {
 	const times = 12
@@ -89,32 +104,22 @@ func TestLive(t *testing.T) {
 	c.answers(t, c.url+watched.page())
 
 	t.Run("jobs", func(t *testing.T) {
-		b := open(t, c.url)
-		b.shows("/jobs")
-		b.live()
-		var all []time.Duration
-		for i := range times {
+		measure(t, c, "/jobs", "a new job in the list", times, func(b *tab, i int) time.Duration {
 			j := w.job(job{id: fmt.Sprintf("live-job-%d", i)})
 			there := b.sees(j.id, has(j.id))
 			j.started(0)
-			all = append(all, there.within(j.stored()))
-		}
-		report(t, "a new job in the list", all)
+			return there.within(j.stored())
+		})
 	})
 	t.Run("state", func(t *testing.T) {
-		b := open(t, c.url)
-		b.shows("/jobs")
-		b.live()
-		var all []time.Duration
-		for i := range times {
+		measure(t, c, "/jobs", "a job's state in the list", times, func(b *tab, i int) time.Duration {
 			j := w.job(job{id: fmt.Sprintf("changing-%d", i)})
 			j.started(0)
 			b.reads(j.id)
 			there := b.sees(j.id, `[...document.querySelectorAll('tr, li')].some(r => r.innerText.includes(`+quote(j.id)+`) && /completed/i.test(r.innerText))`)
 			j.completed(0, 0, time.Second)
-			all = append(all, there.within(j.stored()))
-		}
-		report(t, "a job's state in the list", all)
+			return there.within(j.stored())
+		})
 	})
 	t.Run("job", func(t *testing.T) {
 		b := open(t, c.url)
@@ -128,32 +133,22 @@ func TestLive(t *testing.T) {
 		report(t, "a step of a job's timeline", append(all, there.within(watched.stored())))
 	})
 	t.Run("now", func(t *testing.T) {
-		b := open(t, c.url)
-		b.shows("/")
-		b.live()
-		var all []time.Duration
-		for i := range times {
+		measure(t, c, "/", "a count of Now", times, func(b *tab, i int) time.Duration {
 			const count = `document.querySelector('[data-count="started"] .count').innerText`
 			before := eval[string](b, count)
 			there := b.sees("a count", count+` !== `+quote(before))
 			j := w.job(job{id: fmt.Sprintf("counted-%d", i)})
 			j.started(0)
-			all = append(all, there.within(j.stored()))
-		}
-		report(t, "a count of Now", all)
+			return there.within(j.stored())
+		})
 	})
 	t.Run("refused", func(t *testing.T) {
-		b := open(t, c.url)
-		b.shows("/refused")
-		b.live()
-		var all []time.Duration
-		for i := range times {
+		measure(t, c, "/refused", "a refused message", times, func(b *tab, i int) time.Duration {
 			id := fmt.Sprintf("refused-%d", i)
 			there := b.sees(id, has(id))
 			logKey := w.refuse(time.Now(), id, "billing", "MESSAGE_INVALID", "$.job is required.", `{"id":"`+id+`"}`)
-			all = append(all, there.within(w.storedAt(event.LogFilter("billing", logKey))))
-		}
-		report(t, "a refused message", all)
+			return there.within(w.storedAt(event.LogFilter("billing", logKey)))
+		})
 	})
 	t.Run("filtered", func(t *testing.T) {
 		b := open(t, c.url)
@@ -272,10 +267,13 @@ func (w *writer) many(prefix string, n, perSecond int) {
 	w.t.Helper()
 	group, ctx := errgroup.WithContext(w.t.Context())
 	group.SetLimit(256)
-	begin := time.Now()
+	pace := rate.NewLimiter(rate.Inf, 1)
+	if perSecond > 0 {
+		pace.SetLimit(rate.Limit(perSecond))
+	}
 	for i := range n {
-		if perSecond > 0 {
-			time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
+		if pace.Wait(ctx) != nil {
+			break
 		}
 		group.Go(func() error {
 			j := &job{w: w, id: fmt.Sprintf("%s-%d", prefix, i), service: "flood", namespace: "jobs", image: "busybox", prefix: "flood", queued: time.Now()}
